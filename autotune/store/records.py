@@ -1,0 +1,197 @@
+"""The records that travel from the worker through the study into the history: all immutable.
+
+Times are in nanoseconds (`_ns`) or seconds (`_seconds`), sizes in bytes, moments in seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+import numpy as np
+
+Configuration = dict[str, Any]
+"""One point of a search space: `implementation` first, then its qualifiers and kernel parameters."""
+
+
+class Verdict(StrEnum):
+    """How a trial ended."""
+
+    OK = "ok"
+    INFEASIBLE = "infeasible"
+    COMPILE_ERROR = "compile_error"
+    WRONG = "wrong"
+    CRASHED = "crashed"
+    HUNG = "hung"
+    OUT_OF_MEMORY = "out_of_memory"
+    NOISY = "noisy"
+    PREEMPTED = "preempted"
+
+
+QUARANTINING = frozenset({Verdict.WRONG, Verdict.CRASHED, Verdict.HUNG, Verdict.OUT_OF_MEMORY})
+"""Verdicts after which a configuration is never tried again under the same device and stack."""
+
+
+class Measurement(msgspec.Struct, frozen=True):
+    """A latency distribution.
+
+    Attributes:
+        samples_ns: one entry per timed call, in the order taken.
+        stopped: why sampling ended: `converged`, `time_cap`, `sample_cap` or `clearly_slower`.
+        timer: what took the time, e.g. `monotonic`, `cuda_events`, `cuda_graph`.
+        cache: `cold` (evicted before each call) or `hot`.
+        discarded: samples thrown away because the device was throttled.
+        clocks: clock readings around the batch in MHz, by name.
+    """
+
+    samples_ns: tuple[int, ...]
+    stopped: str
+    timer: str
+    cache: str = "cold"
+    discarded: int = 0
+    clocks: dict[str, float] = {}
+
+    @property
+    def p50_ns(self) -> float:
+        """Median latency."""
+        return self.percentile_ns(50)
+
+    @property
+    def p90_ns(self) -> float:
+        """90th percentile."""
+        return self.percentile_ns(90)
+
+    @property
+    def p99_ns(self) -> float:
+        """99th percentile, interpolated; with fewer than 100 samples it is little more than the maximum."""
+        return self.percentile_ns(99)
+
+    @property
+    def mean_ns(self) -> float:
+        """Mean latency."""
+        return float(np.mean(self.samples_ns))
+
+    @property
+    def variation(self) -> float:
+        """Coefficient of variation: standard deviation over mean."""
+        return float(np.std(self.samples_ns) / np.mean(self.samples_ns))
+
+    def percentile_ns(self, q: float) -> float:
+        """The `q`-th percentile, 0 to 100."""
+        return float(np.percentile(self.samples_ns, q))
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """A ratio of latencies, `other / this` (above 1: this is faster), with its confidence interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """What the interleaved comparison said of one configuration, all in the same rounds.
+
+    Attributes:
+        rounds: rounds in which every contender ran once, in random order.
+        confidence: of the intervals, e.g. 0.99.
+        margin: by how much an interval had to exclude 1, e.g. 0.01.
+        latency_ns: median of this configuration's rounds.
+        baseline_ns: median of the baseline's rounds.
+        against_baseline: paired speed-up over the baseline.
+        against_incumbent: paired speed-up over the incumbent; None when there was none.
+        stopped: why rounds ended: `decided`, `time_cap` or `round_cap`.
+    """
+
+    rounds: int
+    confidence: float
+    margin: float
+    latency_ns: float
+    baseline_ns: float
+    against_baseline: Interval
+    against_incumbent: Interval | None = None
+    stopped: str = ""
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """One configuration tried.
+
+    Attributes:
+        number: position in its study, from 0.
+        stage: the stage it reached: `feasibility`, `compile`, `correctness`, `screening` or `final`.
+        reason: one line on a verdict other than `ok`.
+        error: relative error `||out - ref|| / ||ref||`, None when it never ran.
+        memory_bytes: memory that the built configuration holds (packed weights, workspace), None if unknown.
+        started_at: seconds since the epoch.
+    """
+
+    number: int
+    configuration: Configuration
+    verdict: Verdict
+    stage: str
+    reason: str = ""
+    error: float | None = None
+    memory_bytes: int | None = None
+    compile_seconds: float = 0.0
+    measure_seconds: float = 0.0
+    measurement: Measurement | None = None
+    started_at: float = 0.0
+
+
+class StudyKey(msgspec.Struct, frozen=True):
+    """What makes two studies the same one, so that the second resumes the first."""
+
+    workload: str
+    problem: str
+    device: str
+    stack: str
+    objective: str
+    space: str
+    max_error: float | None = None
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """A proven configuration, as published: the winner (rank 0) or another point of the Pareto front.
+
+    Attributes:
+        measurement: the fresh re-measurement after the decision; None for the other points of the front.
+        latency_ns: p50 of `measurement`, or the proof's for other points of the front.
+        trial: number of the trial in its study; None for the baseline, which is no trial.
+        is_baseline: whether this is the baseline itself, kept because nothing beat it.
+        limit_share: share of the measured ceiling (roofline), 0 to 1; None when no ceiling is known.
+    """
+
+    rank: int
+    configuration: Configuration
+    latency_ns: float
+    error: float
+    memory_bytes: int
+    proof: Proof
+    trial: int | None = None
+    is_baseline: bool = False
+    measurement: Measurement | None = None
+    limit_share: float | None = None
+
+
+class Winner(msgspec.Struct, frozen=True):
+    """What one study decided for (device, stack, problem, objective).
+
+    Attributes:
+        dimensions: the problem's dimensions, in declared order.
+        neighbourhood: the problem's key without its `nearest` dimensions.
+        baseline_error: relative error of the baseline, the bound that rank 0 keeps.
+        choices: rank 0 first; ranks above are the rest of the Pareto front over (latency, error, memory).
+    """
+
+    workload: str
+    problem: str
+    dimensions: dict[str, int | str]
+    neighbourhood: str
+    device: str
+    stack: str
+    objective: str
+    space: str
+    baseline_error: float
+    choices: tuple[Choice, ...]
+    decided_at: float
