@@ -22,13 +22,13 @@ def data_dir(name: str) -> str:
 
 
 def data_file(folder: str, filename: str) -> str:
-    """The file that holds for `folder/filename`: the operator's under `/etc/autotune`, else the shipped one."""
+    """The file that holds for `folder/filename`: under `/etc/autotune` if there, else the shipped one."""
     override = os.path.join(OVERRIDE_DIR, folder, filename)
     return override if os.path.isfile(override) else os.path.join(data_dir(folder), filename)
 
 
 def data_files(folder: str, suffix: str) -> dict[str, str]:
-    """All files of `folder` that end in `suffix`, by name without it; an operator's file takes the place of ours."""
+    """Files of `folder` that end in `suffix`, by name without it; an operator's file replaces ours."""
     found: dict[str, str] = {}
     for directory in (data_dir(folder), os.path.join(OVERRIDE_DIR, folder)):
         try:

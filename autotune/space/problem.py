@@ -111,7 +111,7 @@ class Problem:
 
     @property
     def neighbourhood(self) -> str:
-        """What must agree for another problem's winner to be a good guess: the key without nearest dimensions."""
+        """The key without nearest dimensions: where it agrees, another problem's winner is a good guess."""
         return problem_key({k: v for k, v in self.dimensions.items() if k not in self._nearest})
 
     @property
