@@ -1,0 +1,50 @@
+"""The command line. Each command imports what it needs when it runs; a mistake prints one line."""
+
+from __future__ import annotations
+
+import sys
+
+from autotune.errors import AutotuneError, MissingExtraError, UsageError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, 2 for the caller's mistake, 1 for ours.
+
+    Args:
+        arguments: the words after the program's name; those of this process by default.
+    """
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except AutotuneError as error:
+        print(f"autotune: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("autotune: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has seen enough; Python would complain again while flushing at exit.
+        sys.stderr.close()
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        import typer
+
+        from autotune.cli.app import app
+    except ModuleNotFoundError as error:
+        raise _missing(error, "the autotune command") from None
+    try:
+        return app(args=arguments or ["--help"], prog_name="autotune", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        raise UsageError(" ".join(error.format_message().split())) from None
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except ModuleNotFoundError as error:
+        raise _missing(error, "this command") from None
+
+
+def _missing(error: ModuleNotFoundError, needed_by: str) -> Exception:
+    if str(error.name).split(".")[0] == "autotune":
+        return error
+    return MissingExtraError(needed_by, "daemon", str(error.name))

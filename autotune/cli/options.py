@@ -1,0 +1,122 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune.errors import UsageError
+
+if TYPE_CHECKING:
+    from autotune.space.problem import Problem
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
+Dimensions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--problem",
+        "-p",
+        metavar="NAME=VALUE,...",
+        help="Dimensions of the problem, e.g. m=16,n=7168,k=2048.",
+    ),
+]
+Modules = Annotated[
+    list[str] | None,
+    typer.Option("--module", metavar="MODULE|FILE.py", help="Python that registers workloads of your own."),
+]
+DeviceName = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help="cpu, cuda, cuda:1, or a profile such as nvidia-h200; this host's by default."
+    ),
+]
+Objective = Annotated[str, typer.Option("--objective", help="What to optimise: latency.")]
+MaxError = Annotated[
+    float | None,
+    typer.Option(
+        "--max-error", min=0.0, help="Relative error that is acceptable; by default the baseline's."
+    ),
+]
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)")
+_UNIT_SECONDS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def dimensions(words: list[str] | None) -> dict[str, str]:
+    """The dimensions in `-p m=16,n=7168 -p k=2048`.
+
+    Raises:
+        UsageError: a piece is not NAME=VALUE, or a name stands twice.
+    """
+    given: dict[str, str] = {}
+    for piece in (piece for word in words or [] for piece in word.split(",") if piece.strip()):
+        name, equals, value = piece.partition("=")
+        name, value = name.strip(), value.strip()
+        if not equals or not name or not value:
+            raise UsageError(f"-p {piece!r} is not NAME=VALUE; write e.g. -p m=16,n=7168,k=2048")
+        if name in given:
+            raise UsageError(f"-p gives {name!r} twice")
+        given[name] = value
+    return given
+
+
+def problem(workload: str, words: list[str] | None) -> Problem:
+    """The problem that a workload's name and `-p` make.
+
+    Raises:
+        UnknownNameError: the workload or a dimension is unknown.
+        ProblemError: a dimension is missing or wrong.
+    """
+    from autotune.workloads.registry import declaration
+
+    return declaration(workload).problem(dimensions(words))
+
+
+def seconds(text: str, option: str) -> float:
+    """A duration such as `90`, `90s`, `5m` or `1h30m`, in seconds.
+
+    Raises:
+        UsageError: it is no positive duration.
+    """
+    pieces = list(_DURATION.finditer(text.strip()))
+    total = sum(float(piece[1]) * _UNIT_SECONDS[piece[2]] for piece in pieces)
+    if not pieces or "".join(piece[0] for piece in pieces) != text.strip() or not total > 0:
+        raise UsageError(f"{option} {text!r} is not a duration; write e.g. 90s, 5m or 1h30m")
+    return total
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """A comma-separated list of positive whole numbers.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    try:
+        numbers = tuple(dict.fromkeys(int(piece) for piece in text.split(",")))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise UsageError(f"{option} {text!r} is not a list of positive whole numbers; write e.g. 1,16,64")
+    return numbers
+
+
+def import_modules(modules: list[str] | None) -> list[str]:
+    """Import what `--module` names, so that its workloads are registered; returns the names.
+
+    Raises:
+        UsageError: one cannot be imported.
+    """
+    from autotune.workloads.registry import import_module
+
+    for module in modules or []:
+        import_module(module)
+    return modules or []
+
+
+def as_plain(value: Any) -> Any:
+    """`value` in the types that JSON knows."""
+    import msgspec
+
+    return msgspec.to_builtins(value, str_keys=True)

@@ -1,0 +1,106 @@
+"""How results are printed: tables for people, JSON for programs, the same units everywhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from autotune.store.records import Interval
+
+WIDEST = 100
+"""Columns that any output fits."""
+
+# Names come from people's files: nothing printed is ever read as markup.
+console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else WIDEST)
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as indented JSON."""
+    from autotune.cli.options import as_plain
+
+    json.dump(as_plain(value), sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def table(*columns: str, title: str = "", right: Iterable[str] = ()) -> Table:
+    """An empty table in the house's look; the columns named in `right` hold numbers."""
+    made = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made
+
+
+def facts(pairs: Mapping[str, Any]) -> Table:
+    """Names and values, one a line."""
+    made = Table(box=None, show_header=False, pad_edge=False)
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in pairs.items():
+        made.add_row(name, str(value))
+    return made
+
+
+def latency(nanoseconds: float | None) -> str:
+    """Three significant digits with the unit that fits."""
+    if nanoseconds is None:
+        return "-"
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if nanoseconds >= size:
+            return f"{nanoseconds / size:.3g} {unit}"
+    return f"{nanoseconds:.3g} ns"
+
+
+def size(count: float | None) -> str:
+    """Bytes with a binary unit."""
+    if count is None:
+        return "-"
+    for unit, power in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= power:
+            return f"{count / power:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def rate(per_second: float, unit: str) -> str:
+    """A rate with a decimal prefix, e.g. `21.4 GB/s`."""
+    for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if per_second >= scale:
+            return f"{per_second / scale:.3g} {prefix}{unit}"
+    return f"{per_second:.3g} {unit}"
+
+
+def speedup(interval: Interval | None) -> str:
+    """A ratio and its interval, e.g. `2.31x [2.28, 2.35]`."""
+    return "-" if interval is None else f"{interval.ratio:.2f}x [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def share(fraction: float | None) -> str:
+    """A fraction in per cent."""
+    return "-" if fraction is None else f"{100 * fraction:.0f} %"
+
+
+def error(relative: float | None) -> str:
+    """A relative error."""
+    return "-" if relative is None else f"{relative:.1e}"
+
+
+def configuration(settings: Mapping[str, Any]) -> str:
+    """The implementation, then its settings: `torch compute_dtype=float32 threads=2`."""
+    rest = (f"{name}={value}" for name, value in settings.items() if name != "implementation")
+    return " ".join([str(settings.get("implementation", "")), *rest])
+
+
+def moment(epoch_seconds: float | None) -> str:
+    """A moment in local time, to the second."""
+    from datetime import datetime
+
+    if not epoch_seconds:
+        return "-"
+    return datetime.fromtimestamp(epoch_seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,27 @@
+"""The fingerprint: facts of devices and software, and the digests made of them."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from autotune.fingerprint.ceilings import Ceilings
+    from autotune.fingerprint.fingerprint import Device, Fingerprint, device_named, probe
+
+__all__ = ["Ceilings", "Device", "Fingerprint", "device_named", "probe"]
+
+_HOMES = {
+    "Ceilings": "ceilings",
+    "Device": "fingerprint",
+    "Fingerprint": "fingerprint",
+    "device_named": "fingerprint",
+    "probe": "fingerprint",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Look-ups import this package for its digests: dataclasses and msgspec wait until they are asked for.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,219 @@
+"""The final of a study: the best few against baseline and incumbent, interleaved, then the winner afresh.
+
+Rank 0 is the fastest configuration as accurate as the baseline. The ranks above are the rest of the Pareto
+front over (latency, error, memory), each proven faster than the baseline in rounds of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from msgspec.structs import replace
+
+from autotune.errors import TrialError
+from autotune.store.records import Choice, Configuration, Measurement, Proof, Trial, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from autotune.measure.comparison import Comparison, Rules
+    from autotune.worker.worker import Worker
+
+T = TypeVar("T", Trial, Choice)
+
+MOST_FINALISTS = 4
+"""Accurate configurations in the final, and as many less accurate ones. Screening ranks within a few per
+cent; more finalists take rounds from each other."""
+
+ACCURACY_SLACK = 0.01
+"""Errors within this share of each other count as equal: the order of summation alone moves them by less."""
+
+REMEASURE_SHARE = 0.15
+"""Share of the final's time for the winner's fresh measurement."""
+
+BASELINE = "baseline"
+INCUMBENT = "incumbent"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A configuration in the final.
+
+    Attributes:
+        slot: its name in the worker.
+        trial: number of its trial; None for baseline and incumbent.
+    """
+
+    slot: str
+    configuration: Configuration
+    error: float
+    memory_bytes: int
+    trial: int | None = None
+
+    @classmethod
+    def of(cls, trial: Trial) -> Contender:
+        """The contender that a trial makes."""
+        error, memory = trial.error or 0.0, trial.memory_bytes or 0
+        return cls(trial_slot(trial.number), trial.configuration, error, memory, trial.number)
+
+
+@dataclass(frozen=True)
+class Final:
+    """How winners are decided.
+
+    Attributes:
+        worker: in which the contenders are built.
+        rules: margin and confidence; its time cap is set by the budget.
+        accurate: the largest error of a configuration that is as accurate as the baseline.
+        limit_ns: least latency that the device's ceilings allow; None when unknown.
+        seed: of the rounds' order.
+    """
+
+    worker: Worker
+    rules: Rules
+    accurate: float
+    limit_ns: float | None
+    seed: int
+
+    def decide(
+        self,
+        baseline: Contender,
+        incumbent: Contender | None,
+        finalists: Sequence[Contender],
+        seconds: float,
+    ) -> tuple[Choice, ...]:
+        """The choices to publish, rank 0 first.
+
+        Args:
+            baseline: what the framework does.
+            incumbent: the present winner; None when there is none or it is the baseline.
+            finalists: the best few that were screened, fastest first.
+            seconds: for all rounds and the re-measurement.
+
+        Raises:
+            TrialError: the baseline itself no longer runs.
+        """
+        accurate = [c for c in finalists if c.error <= self.accurate]
+        lossy = [c for c in finalists if c.error > self.accurate]
+        rounds_seconds = seconds * (1 - REMEASURE_SHARE) / (1 + len(lossy))
+        defenders = [baseline, *([incumbent] if incumbent else [])]
+        comparison, contenders = self._compare([*defenders, *accurate], incumbent, rounds_seconds)
+        winner = contenders[comparison.winner]
+        fresh = self.worker.measure(winner.slot, budget_seconds=seconds * REMEASURE_SHARE)
+        choices = [self._choice(winner, comparison.proofs[winner.slot], winner is baseline, fresh)]
+        proven = {slot: comparison.proofs[slot] for slot in contenders if slot not in (winner.slot, BASELINE)}
+        for contender in lossy:
+            trial_comparison, alive = self._compare([baseline, contender], None, rounds_seconds)
+            if contender.slot in alive:
+                contenders[contender.slot] = contender
+                proven[contender.slot] = trial_comparison.proofs[contender.slot]
+        faster = [
+            self._choice(contenders[slot], proof)
+            for slot, proof in proven.items()
+            if proof.against_baseline.low > 1 + self.rules.margin
+        ]
+        return pareto_front([choices[0], *sorted(faster, key=lambda choice: choice.latency_ns)])
+
+    def _compare(
+        self, contenders: Sequence[Contender], incumbent: Contender | None, seconds: float
+    ) -> tuple[Comparison, dict[str, Contender]]:
+        """Interleaved rounds; a contender that fails by now is left out, and the rounds run again."""
+        alive = {contender.slot: contender for contender in contenders if self._builds(contender)}
+        while True:
+            try:
+                comparison = self.worker.compare(
+                    list(alive),
+                    baseline=BASELINE,
+                    incumbent=incumbent.slot if incumbent and incumbent.slot in alive else None,
+                    rules=replace(self.rules, budget_seconds=seconds),
+                    seed=self.seed,
+                )
+                return comparison, alive
+            except TrialError as failure:
+                if failure.slot == BASELINE or failure.slot not in alive:
+                    raise
+                del alive[failure.slot]
+
+    def _builds(self, contender: Contender) -> bool:
+        try:
+            self.worker.build(contender.slot, contender.configuration)
+        except TrialError:
+            if contender.slot == BASELINE:
+                raise
+            return False
+        return True
+
+    def _choice(
+        self,
+        contender: Contender,
+        proof: Proof,
+        is_baseline: bool = False,
+        fresh: Measurement | None = None,
+    ) -> Choice:
+        latency_ns = fresh.p50_ns if fresh else proof.latency_ns
+        return Choice(
+            rank=0,
+            configuration=contender.configuration,
+            latency_ns=latency_ns,
+            error=contender.error,
+            memory_bytes=contender.memory_bytes,
+            proof=proof,
+            trial=contender.trial,
+            is_baseline=is_baseline,
+            measurement=fresh,
+            limit_share=self.limit_ns / latency_ns if self.limit_ns else None,
+        )
+
+
+def select_finalists(
+    trials: Iterable[Trial], accurate: float, excluded: Sequence[Configuration] = ()
+) -> list[Trial]:
+    """The trials that go to the final: the fastest accurate ones, and the front of the less accurate ones.
+
+    Args:
+        trials: of one study.
+        accurate: the largest error of a configuration that is as accurate as the baseline.
+        excluded: configurations that are in the final anyway.
+    """
+    ranked = sorted((t for t in trials if t.verdict is Verdict.OK and t.measurement), key=_screened_ns)
+    ranked = [trial for trial in ranked if trial.configuration not in excluded]
+    chosen = [trial for trial in ranked if _error(trial) <= accurate][:MOST_FINALISTS]
+    front: list[Trial] = []
+    for trial in ranked:
+        better = [*chosen[:1], *front]
+        if _error(trial) > accurate and not any(_covers(other, trial, _screened_ns) for other in better):
+            front.append(trial)
+    return chosen + front[:MOST_FINALISTS]
+
+
+def pareto_front(choices: Sequence[Choice]) -> tuple[Choice, ...]:
+    """`choices` without those that an earlier one covers in latency, error and memory, ranks renumbered."""
+    front: list[Choice] = []
+    for choice in choices:
+        if not any(_covers(other, choice, lambda c: c.latency_ns) for other in front):
+            front.append(choice)
+    return tuple(replace(choice, rank=rank) for rank, choice in enumerate(front))
+
+
+def trial_slot(number: int) -> str:
+    """The worker's name for a trial's configuration."""
+    return f"trial-{number}"
+
+
+def _covers(better: T, worse: T, latency_ns: Callable[[T], float]) -> bool:
+    """Whether nothing speaks for `worse`: it is no faster, no more accurate and no smaller."""
+    return (
+        latency_ns(better) <= latency_ns(worse)
+        and _error(better) <= _error(worse) * (1 + ACCURACY_SLACK)
+        and (better.memory_bytes or 0) <= (worse.memory_bytes or 0)
+    )
+
+
+def _screened_ns(trial: Trial) -> float:
+    assert trial.measurement is not None, "only measured trials are ranked"
+    return trial.measurement.p50_ns
+
+
+def _error(of: Trial | Choice) -> float:
+    return of.error or 0.0

@@ -1,0 +1,319 @@
+"""A study: one search over a space, from the baseline's measurement to the proven winner.
+
+    begin -> baseline -> trials until the budget, the trial limit or the space is spent -> interleaved final
+    -> fresh re-measurement of the winner -> promotion
+
+Every trial is in the history before the next one starts, so a study that is killed resumes where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import TrialError
+from autotune.measure.comparison import Rules
+from autotune.search.final import (
+    ACCURACY_SLACK,
+    BASELINE,
+    INCUMBENT,
+    Contender,
+    Final,
+    select_finalists,
+    trial_slot,
+)
+from autotune.search.proposals import Proposals
+from autotune.store.records import Trial, Verdict, Winner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from autotune.space.searchspace import SearchSpace
+    from autotune.store.history import History
+    from autotune.store.records import Configuration, Measurement, StudyKey
+    from autotune.worker.messages import Prepared
+    from autotune.worker.worker import Worker
+
+CLEARLY_SLOWER = 1.15
+"""Screening stops once a configuration is surely this much slower than the best so far. It keeps what may
+still win: screening runs one configuration after the other, where drift alone reaches several per cent."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a study may spend.
+
+    Attributes:
+        seconds: wall-clock of the device, the final included.
+        trials: configurations to try; None for no limit.
+        screen_seconds: longest sampling of one configuration while searching.
+        final_share: share of `seconds` kept for the interleaved final and the re-measurement.
+    """
+
+    seconds: float
+    trials: int | None = None
+    screen_seconds: float = 0.5
+    final_share: float = 0.35
+
+
+@dataclass
+class Progress:
+    """Where a study stands, for whoever watches.
+
+    Attributes:
+        phase: `preparing`, `searching`, `deciding` or `done`.
+        possible: configurations in the space.
+        best_ns: best screened median so far, None before the first.
+        baseline_ns: the baseline's screened median, None before it is known.
+    """
+
+    problem: str
+    budget_seconds: float
+    possible: int
+    phase: str = "preparing"
+    tried: int = 0
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    best_ns: float | None = None
+    baseline_ns: float | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds since the study started."""
+        return time.monotonic() - self.started
+
+    @property
+    def speedup(self) -> float | None:
+        """Best screened median against the baseline's: an estimate until the final."""
+        return self.baseline_ns / self.best_ns if self.best_ns and self.baseline_ns else None
+
+
+class Study:
+    """One search.
+
+    Args:
+        key: what makes it this study; an earlier one with the same key is resumed.
+        space: the configurations.
+        worker: where trials run; owned by the caller.
+        history: where trials are recorded.
+        budget: what it may spend.
+        hints: configurations to try first, e.g. winners of neighbouring sizes; those outside the space are
+            passed over.
+        rules: margin and confidence of the final.
+        limit_ns: the least latency that the device's ceilings allow the prepared problem; None if unknown.
+        observe: called whenever the progress has changed.
+        seed: of inputs, proposals and the final's order.
+    """
+
+    def __init__(
+        self,
+        key: StudyKey,
+        space: SearchSpace,
+        worker: Worker,
+        history: History,
+        budget: Budget,
+        *,
+        hints: Sequence[Configuration] = (),
+        rules: Rules | None = None,
+        limit_ns: Callable[[Prepared], float | None] = lambda _: None,
+        observe: Callable[[Progress], None] = lambda _: None,
+        seed: int = 0,
+    ) -> None:
+        self.key = key
+        self.space = space
+        self.worker = worker
+        self.history = history
+        self.budget = budget
+        self.hints = hints
+        self.rules = rules or Rules()
+        self.seed = seed
+        self.progress = Progress(str(space.problem), budget.seconds, len(space))
+        self._limit_ns = limit_ns
+        self._observe = observe
+        self._trials: list[Trial] = []
+        self._resident: list[Trial] = []
+
+    def run(self) -> Winner:
+        """Search, decide and promote.
+
+        Raises:
+            TrialError: the baseline itself cannot be built or run; there is nothing to compare with.
+            KeyboardInterrupt: asked to stop; every finished trial is in the history.
+        """
+        self.id = self.history.begin_study(self.key, self.space.problem.dimensions, seed=self.seed)
+        reason = "interrupted"
+        try:
+            self._start()
+            reason = self._search()
+            winner = self._decide()
+            self.history.promote(self.id, winner)
+        except TrialError as error:
+            reason = f"baseline {error.verdict}: {error.reason}"
+            raise
+        finally:
+            self.history.end_study(self.id, reason)
+        self._report(phase="done")
+        return winner
+
+    @property
+    def accurate(self) -> float:
+        """The largest error of a configuration that is as accurate as the baseline."""
+        return self.baseline.error * (1 + ACCURACY_SLACK)
+
+    @property
+    def allowed_error(self) -> float:
+        """The largest relative error that a trial may have."""
+        return max(self.accurate, self.key.max_error or 0.0)
+
+    def _start(self) -> None:
+        """Prepare the worker, measure the baseline, and take up what an earlier run of this study left."""
+        self._report()
+        prepared = self.worker.prepare(self.space.problem, self.seed)
+        self.limit_ns = self._limit_ns(prepared)
+        built = self.worker.build(BASELINE, self.space.baseline)
+        error = self.worker.check(BASELINE, self.seed)
+        self.baseline = Contender(BASELINE, self.space.baseline, error, built.memory_bytes)
+        screened = self.worker.measure(BASELINE, budget_seconds=self.budget.screen_seconds)
+        self.progress.baseline_ns = screened.p50_ns
+        self._trials = list(self.history.trials(self.id))
+        self.progress.verdicts.update(trial.verdict for trial in self._trials)
+        self.progress.tried = len(self._trials)
+
+    def _search(self) -> str:
+        """Try configurations until something is spent; returns what was."""
+        proposals = Proposals(self.space.pool, self.seed)
+        proposals.learn(self.space.baseline, self.progress.baseline_ns)
+        for trial in self._trials:
+            proposals.learn_trial(trial)
+        proposals.exclude(self._quarantined())
+        proposals.first(self.hints)
+        fresh = 0
+        while True:
+            if self.progress.elapsed_seconds > self.budget.seconds * (1 - self.budget.final_share):
+                return "budget"
+            if self.budget.trials is not None and fresh >= self.budget.trials:
+                return "trials"
+            configuration = proposals.ask()
+            if configuration is None:
+                return "exhausted"
+            self._report(phase="searching")
+            trial = self._try(configuration)
+            proposals.learn_trial(trial)
+            fresh += 1
+
+    def _quarantined(self) -> list[Configuration]:
+        """Configurations that did harm on this device and stack before."""
+        return self.history.quarantined(self.key.device, self.key.stack, self.key.workload, self.key.problem)
+
+    def _try(self, configuration: Configuration) -> Trial:
+        """Run one configuration through the stages and record how it ended."""
+        number = len(self._trials)
+        slot = trial_slot(number)
+        outcome: dict[str, Any] = {"stage": "compile"}
+        started_at, started = time.time(), time.monotonic()
+        try:
+            built = self.worker.build(slot, configuration)
+            outcome.update(memory_bytes=built.memory_bytes, compile_seconds=built.compile_seconds)
+            outcome["stage"] = "correctness"
+            error = outcome["error"] = self.worker.check(slot, self.seed)
+            if error > self.allowed_error:
+                raise TrialError(
+                    Verdict.WRONG, f"relative error {error:.2e} exceeds {self.allowed_error:.2e}"
+                )
+            outcome["stage"] = "screening"
+            outcome["measurement"] = self._screen(slot)
+            verdict, reason = Verdict.OK, ""
+        except TrialError as failure:
+            verdict, reason = Verdict(failure.verdict), failure.reason
+        except KeyboardInterrupt:
+            self.worker.kill()
+            self._record(Trial(number, configuration, Verdict.PREEMPTED, outcome["stage"], "interrupted"))
+            raise
+        measure_seconds = time.monotonic() - started - outcome.get("compile_seconds", 0.0)
+        trial = Trial(
+            number,
+            configuration,
+            verdict,
+            reason=reason,
+            measure_seconds=measure_seconds,
+            started_at=started_at,
+            **outcome,
+        )
+        self._record(trial)
+        self._keep_best_resident(trial)
+        return trial
+
+    def _screen(self, slot: str) -> Measurement:
+        best = min(filter(None, (self.progress.best_ns, self.progress.baseline_ns)), default=None)
+        limit = best * CLEARLY_SLOWER if best else None
+        return self.worker.measure(
+            slot, budget_seconds=self.budget.screen_seconds, clearly_slower_than_ns=limit
+        )
+
+    def _record(self, trial: Trial) -> None:
+        self.history.add_trial(self.id, trial)
+        self._trials.append(trial)
+        self.progress.tried += 1
+        self.progress.verdicts[trial.verdict] += 1
+        if trial.measurement:
+            median = trial.measurement.p50_ns
+            self.progress.best_ns = min(self.progress.best_ns or median, median)
+        self._report()
+
+    def _keep_best_resident(self, trial: Trial) -> None:
+        """Leave the likely finalists built in the worker, so that the final need not build them again."""
+        self._resident.append(trial)
+        likely = select_finalists(self._resident, self.accurate)
+        for dropped in self._resident:
+            if dropped not in likely:
+                self.worker.release(trial_slot(dropped.number))
+        self._resident = likely
+
+    def _decide(self) -> Winner:
+        """The interleaved final, and the record of what it decided."""
+        self._report(phase="deciding")
+        incumbent = self._incumbent()
+        excluded = [self.space.baseline, *([incumbent.configuration] if incumbent else [])]
+        finalists = [Contender.of(t) for t in select_finalists(self._trials, self.accurate, excluded)]
+        final = Final(self.worker, self.rules, self.accurate, self.limit_ns, self.seed)
+        remaining = self.budget.seconds - self.progress.elapsed_seconds
+        seconds = max(remaining, self.budget.seconds * self.budget.final_share)
+        choices = final.decide(self.baseline, incumbent, finalists, seconds)
+        problem = self.space.problem
+        return Winner(
+            workload=self.key.workload,
+            problem=problem.key,
+            dimensions=problem.dimensions,
+            neighbourhood=problem.neighbourhood,
+            device=self.key.device,
+            stack=self.key.stack,
+            objective=self.key.objective,
+            space=self.key.space,
+            baseline_error=self.baseline.error,
+            choices=choices,
+            decided_at=time.time(),
+        )
+
+    def _incumbent(self) -> Contender | None:
+        """The present winner as it stands today: built anew, its error measured anew."""
+        key = self.key
+        winner = self.history.incumbent(key.device, key.stack, key.workload, key.problem, key.objective)
+        if winner is None or winner.choices[0].is_baseline:
+            return None
+        configuration = winner.choices[0].configuration
+        if self.space.pool.find(configuration) is None:
+            return None
+        try:
+            built = self.worker.build(INCUMBENT, configuration)
+            error = self.worker.check(INCUMBENT, self.seed)
+        except TrialError:
+            return None
+        if error > self.accurate:
+            return None
+        return Contender(INCUMBENT, configuration, error, built.memory_bytes)
+
+    def _report(self, phase: str | None = None) -> None:
+        self.progress.phase = phase or self.progress.phase
+        self._observe(self.progress)
