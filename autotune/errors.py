@@ -100,12 +100,14 @@ class TrialError(AutotuneError):
     Args:
         verdict: one of the failing values of `autotune.store.records.Verdict`.
         reason: one line for the history.
+        slot: the worker's slot that failed, if known; it matters when several ran side by side.
     """
 
-    def __init__(self, verdict: str, reason: str) -> None:
+    def __init__(self, verdict: str, reason: str, slot: str = "") -> None:
         super().__init__(f"{verdict}: {reason}")
         self.verdict = verdict
         self.reason = reason
+        self.slot = slot
 
 
 class InternalError(AutotuneError):

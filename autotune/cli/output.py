@@ -13,6 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from autotune.space.problem import Problem
     from autotune.store.records import Interval
 
 WIDEST = 100
@@ -89,6 +90,25 @@ def share(fraction: float | None) -> str:
 def error(relative: float | None) -> str:
     """A relative error."""
     return "-" if relative is None else f"{relative:.1e}"
+
+
+def problem(of: Problem) -> str:
+    """A problem without what is declared as default: `linear m=16 n=7168 k=2048`."""
+    from autotune.errors import AutotuneError
+    from autotune.workloads.registry import declaration
+
+    try:
+        defaults = {d.name: d.default for d in declaration(of.workload).dimensions.values()}
+    except AutotuneError:
+        # The history may hold workloads whose module was not imported now.
+        defaults = {}
+    told = (f"{name}={value}" for name, value in of.dimensions.items() if value != defaults.get(name))
+    return " ".join([of.workload, *told])
+
+
+def shorten(text: str, width: int) -> str:
+    """`text`, cut to `width` columns."""
+    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def configuration(settings: Mapping[str, Any]) -> str:

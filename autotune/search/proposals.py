@@ -63,7 +63,9 @@ class Proposals:
         if row is None:
             return
         self._free[row] = False
-        active = {p.name for p, code in zip(self._pool.parameters, self._pool.codes[row], strict=True) if code >= 0}
+        active = {
+            p.name for p, code in zip(self._pool.parameters, self._pool.codes[row], strict=True) if code >= 0
+        }
         self._study.add_trial(
             create_trial(
                 state=TrialState.FAIL if value is None else TrialState.COMPLETE,
@@ -100,7 +102,9 @@ class Proposals:
         chosen: dict[str, Any] = {}
         implementation = trial.suggest_categorical("implementation", self._pool.parameters[0].values)
         chosen["implementation"] = implementation
-        rows = self._pool.codes[self._pool.codes[:, 0] == self._pool.parameters[0].values.index(implementation)]
+        rows = self._pool.codes[
+            self._pool.codes[:, 0] == self._pool.parameters[0].values.index(implementation)
+        ]
         for column, parameter in enumerate(self._pool.parameters[1:], start=1):
             if rows[0, column] != INACTIVE:
                 chosen[parameter.name] = trial.suggest_categorical(parameter.name, parameter.values)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import TrialError
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 CLEARLY_SLOWER = 1.15
 """Screening stops once a configuration is surely this much slower than the best so far. It keeps what may
 still win: screening runs one configuration after the other, where drift alone reaches several per cent."""
+
+LEAST_TRIALS = 3
+"""Tried however short the budget is: a decision without a challenger would be none."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,9 @@ class Study:
             TrialError: the baseline itself cannot be built or run; there is nothing to compare with.
             KeyboardInterrupt: asked to stop; every finished trial is in the history.
         """
-        self.id = self.history.begin_study(self.key, self.space.problem.dimensions, seed=self.seed)
+        facts = {"configurations": len(self.space), "offers": [asdict(offer) for offer in self.space.offers]}
+        dimensions = self.space.problem.dimensions
+        self.id = self.history.begin_study(self.key, dimensions, seed=self.seed, space_facts=facts)
         reason = "interrupted"
         try:
             self._start()
@@ -191,7 +196,8 @@ class Study:
         proposals.first(self.hints)
         fresh = 0
         while True:
-            if self.progress.elapsed_seconds > self.budget.seconds * (1 - self.budget.final_share):
+            spent = self.progress.elapsed_seconds > self.budget.seconds * (1 - self.budget.final_share)
+            if spent and fresh >= LEAST_TRIALS:
                 return "budget"
             if self.budget.trials is not None and fresh >= self.budget.trials:
                 return "trials"
@@ -205,7 +211,10 @@ class Study:
 
     def _quarantined(self) -> list[Configuration]:
         """Configurations that did harm on this device and stack before."""
-        return self.history.quarantined(self.key.device, self.key.stack, self.key.workload, self.key.problem)
+        key = self.key
+        return self.history.quarantined(
+            key.device, key.stack, key.workload, key.problem, allowed_error=self.allowed_error
+        )
 
     def _try(self, configuration: Configuration) -> Trial:
         """Run one configuration through the stages and record how it ended."""

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from autotune.errors import UnknownNameError
+from autotune.errors import TrialError, UnknownNameError
 from autotune.fingerprint import ceilings as known_ceilings
-from autotune.fingerprint.digest import digest
-from autotune.measure.roofline import limit_seconds
+from autotune.fingerprint.stack import stack_digest
+from autotune.measure.comparison import Rules
 from autotune.search.study import Budget, Study
 from autotune.space.declared import OBJECTIVES
 from autotune.space.searchspace import SearchSpace
-from autotune.store import snapshot
 from autotune.store.records import StudyKey
+from autotune.store.snapshot import publish
 from autotune.workloads.registry import declaration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from autotune.fingerprint import Ceilings, Device
     from autotune.search.study import Progress
     from autotune.space.problem import Problem
     from autotune.store.history import History
-    from autotune.store.records import Configuration, Winner
+    from autotune.store.records import Winner
+    from autotune.worker.messages import Prepared
     from autotune.worker.worker import Worker
+
+LEAST_STUDY_SECONDS = 10.0
+"""What a study of a small space on a CPU needs to prove anything; with less time left none starts."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,22 @@ class Goal:
             raise UnknownNameError("objective", self.objective, OBJECTIVES)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one problem of a plan.
+
+    Attributes:
+        winner: None when the study failed.
+        fresh: whether it was decided now; else an earlier study had decided it.
+        failure: why the study failed, one line.
+    """
+
+    problem: Problem
+    winner: Winner | None = None
+    fresh: bool = True
+    failure: str = ""
+
+
 class Tuner:
     """Tunes problems on one device and publishes each winner as soon as it is proven.
 
@@ -51,50 +72,43 @@ class Tuner:
         history: the record; this process is its writer.
         worker: where trials run; owned by the caller.
         device: the device under tuning.
-        stack: the facts of the software that the worker runs, which need not be this process's.
+        rules: margin and confidence of the final.
+        seed: of inputs, proposals and the final's order.
     """
 
-    def __init__(self, history: History, worker: Worker, device: Device) -> None:
+    def __init__(
+        self, history: History, worker: Worker, device: Device, rules: Rules | None = None, seed: int = 0
+    ) -> None:
         self.history = history
         self.worker = worker
         self.device = device
-        self.stack = worker.stack()
-        self.stack_digest = digest(self.stack)
+        self.rules = rules or Rules()
+        self.seed = seed
+        # Of the worker's interpreter, which need not be this one.
+        facts = worker.stack()
+        self.stack = stack_digest(device.kind, facts)
         history.record_device(device)
-        history.record_stack(self.stack_digest, self.stack)
+        history.record_stack(self.stack, facts)
 
     def space(self, problem: Problem, goal: Goal) -> SearchSpace:
         """The configurations that may be tried."""
         return SearchSpace.build(declaration(problem.workload), problem, self.device.facts, goal.max_error)
 
-    def key(self, space: SearchSpace, goal: Goal) -> StudyKey:
-        """What identifies the study of a space on this device and stack."""
-        return StudyKey(
-            workload=space.problem.workload,
-            problem=space.problem.key,
-            device=self.device.digest,
-            stack=self.stack_digest,
-            objective=goal.objective,
-            space=space.digest,
-            max_error=goal.max_error,
-        )
-
     def decided(self, problem: Problem, goal: Goal) -> Winner | None:
-        """The winner of an earlier study of the very same space and goal on this device and stack."""
-        winner = self.history.incumbent(
-            self.device.digest, self.stack_digest, problem.workload, problem.key, goal.objective
-        )
-        same = winner is not None and winner.space == self.space(problem, goal).digest
-        return winner if same else None
+        """The winner of an ended study of the very same space and goal on this device and stack."""
+        space = self.space(problem, goal)
+        found = self.history.find_study(self._key(space, goal))
+        if found is None:
+            return None
+        current = self.history.decisions(study=found, state="current", limit=1)
+        return current[0].winner if current else None
 
     def tune(
         self,
         problem: Problem,
         goal: Goal,
         budget: Budget,
-        *,
         observe: Callable[[Progress], None] = lambda _: None,
-        seed: int = 0,
     ) -> Winner:
         """Search, prove, promote and publish.
 
@@ -104,29 +118,82 @@ class Tuner:
         """
         space = self.space(problem, goal)
         study = Study(
-            self.key(space, goal),
+            self._key(space, goal),
             space,
             self.worker,
             self.history,
             budget,
-            hints=self._neighbours(problem, goal),
-            ceilings=self.ceilings,
+            hints=self.history.neighbours(self.device.digest, problem, goal.objective),
+            rules=self.rules,
+            limit_ns=self.limit_ns,
             observe=observe,
-            seed=seed,
+            seed=self.seed,
         )
         winner = study.run()
-        snapshot.publish(self.history, reason=f"study {study.id}: {problem}")
+        publish(self.history, f"study {study.id}: {problem}")
         return winner
 
-    @property
+    def tune_all(
+        self,
+        problems: Sequence[Problem],
+        goal: Goal,
+        budget: Budget,
+        total_seconds: float,
+        *,
+        again: bool = False,
+        observe: Callable[[Progress], None] = lambda _: None,
+    ) -> Iterator[Outcome]:
+        """Tune problems in the order given until the time is spent.
+
+        What an earlier run decided is passed over, so that a plan that was stopped resumes. Each study gets
+        an equal share of the time left, at least `LEAST_STUDY_SECONDS` and at most its own budget.
+
+        Args:
+            problems: most valuable first.
+            goal: for all of them.
+            budget: the most that one study may spend.
+            total_seconds: for all of them.
+            again: tune what was decided before too.
+            observe: called whenever a study's progress has changed.
+        """
+        deadline = time.monotonic() + total_seconds
+        waiting = []
+        for problem in problems:
+            winner = None if again else self.decided(problem, goal)
+            if winner:
+                yield Outcome(problem, winner, fresh=False)
+            else:
+                waiting.append(problem)
+        for position, problem in enumerate(waiting):
+            left = deadline - time.monotonic()
+            if left < min(LEAST_STUDY_SECONDS, total_seconds):
+                return
+            share = max(left / (len(waiting) - position), min(LEAST_STUDY_SECONDS, left))
+            study_budget = replace(budget, seconds=min(share, budget.seconds))
+            try:
+                yield Outcome(problem, self.tune(problem, goal, study_budget, observe))
+            except TrialError as error:
+                yield Outcome(problem, failure=f"the baseline failed: {error}")
+
     def ceilings(self) -> Ceilings:
-        """The device's measured limits, measured once per device and stack."""
-        found = known_ceilings.load(self.device.digest, self.stack_digest)
+        """The device's limits, measured once per device and stack and kept in the cache folder."""
+        found = known_ceilings.load(self.device.digest, self.stack)
         if found is None:
             found = self.worker.ceilings()
-            known_ceilings.save(self.device.digest, self.stack_digest, found)
+            known_ceilings.save(self.device.digest, self.stack, found)
         return found
 
-    def _neighbours(self, problem: Problem, goal: Goal) -> list[Configuration]:
-        """Winners of the same problem at other sizes on this device, nearest first: good first guesses."""
-        return self.history.neighbours(self.device.digest, problem, goal.objective)
+    def limit_ns(self, prepared: Prepared) -> float:
+        """The least latency that the device's limits allow a problem (its roofline)."""
+        return 1e9 * self.ceilings().least_seconds(prepared.flops, prepared.bytes, prepared.dtype)
+
+    def _key(self, space: SearchSpace, goal: Goal) -> StudyKey:
+        return StudyKey(
+            workload=space.problem.workload,
+            problem=space.problem.key,
+            device=self.device.digest,
+            stack=self.stack,
+            objective=goal.objective,
+            space=space.digest,
+            max_error=goal.max_error,
+        )

@@ -47,6 +47,23 @@ class Workload(ABC):
         Values are realistic random data (zeros run faster than real weights on many devices).
         """
 
+    def weight_names(self, problem: Problem) -> tuple[str, ...]:
+        """Names of the weights, as `weights` gives them; to be overridden where making them is expensive."""
+        return tuple(self.weights(problem, seed=0))
+
+    def pack_activations(
+        self,
+        problem: Problem,  # noqa: ARG002 - for those that override it
+        configuration: Mapping[str, Any],  # noqa: ARG002
+        activations: Tensors,
+    ) -> Tensors:
+        """The activations in the layout that a configuration takes, made outside the timed region.
+
+        It is for what a serving system holds in that layout anyway, such as a KV cache; by default nothing is
+        changed.
+        """
+        return activations
+
     @abstractmethod
     def activations(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
         """Tensors of one call; a kernel takes them by position, in this order."""

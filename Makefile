@@ -1,0 +1,57 @@
+# make tune    set up, then tune Kimi K2.5's layers on this machine for a few minutes
+# make test    set up, then the tests; `make test-slow` also runs those that take minutes
+# make check   formatting, lint and types
+# make bench   the benchmarks
+# make clean   remove what the above made
+
+PYTHON ?= python3
+VENV ?= .venv
+STATE ?= $(or $(AUTOTUNE_STATE_DIR),$(CURDIR)/build/state)
+BUDGET ?= 240s
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help tune test test-slow check bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# //;/^make /p' Makefile
+
+# The constraints pin torch, so that pip takes the build made for this machine's kind.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "autotune needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1 || true);" \
+			"name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV); torch is large, so the first time takes minutes."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+tune: $(INSTALLED)
+	@mkdir -p "$(STATE)"
+	AUTOTUNE_STATE_DIR="$(STATE)" $(BIN)/autotune tune --model kimi-k2.5 --tp 8 --batch 1,16 --budget $(BUDGET)
+	@echo
+	@echo 'get_best_config("linear", m=16, n=2112, k=7168) in another process:'
+	@AUTOTUNE_STATE_DIR="$(STATE)" $(BIN)/python -c \
+		'import autotune; print(autotune.get_best_config("linear", m=16, n=2112, k=7168).explain())'
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest --timeout 3600
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/lookup.py
+	$(BIN)/python benchmarks/measurement.py
+	$(BIN)/python benchmarks/outcome.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,63 @@
+"""`autotune best`: what get_best_config() answers, and why."""
+
+from __future__ import annotations
+
+import json as json_format
+from typing import Annotated
+
+import typer
+
+from autotune.cli import options
+from autotune.errors import UsageError
+
+Qualifiers = Annotated[
+    list[str] | None,
+    typer.Option("--qualifier", "-q", metavar="NAME=VALUE", help="A value that the configuration must have."),
+]
+
+
+def best(
+    workload: Annotated[str, typer.Argument(help="A workload.")],
+    problem: options.Dimensions = None,
+    objective: options.Objective = "latency",
+    max_error: options.MaxError = None,
+    qualifier: Qualifiers = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or a digest.")] = None,
+    generation: Annotated[int | None, typer.Option("--generation", help="A snapshot's number.")] = None,
+    module: options.Modules = None,
+    json: options.Json = False,
+) -> None:
+    """Look a configuration up, exactly as inference code does."""
+    from autotune import get_best_config
+    from autotune.cli import output
+
+    options.import_modules(module)
+    found = get_best_config(
+        workload,
+        objective=objective,
+        max_error=max_error,
+        qualifiers=_qualifiers(qualifier),
+        device=device,
+        generation=generation,
+        **options.dimensions(problem),
+    )
+    if json:
+        output.print_json(found.as_dict())
+    else:
+        output.console.print(found.explain())
+
+
+def _qualifiers(words: list[str] | None) -> dict[str, object] | None:
+    """The values in `-q compute_dtype=float32`; numbers and booleans as JSON writes them, else text."""
+    if not words:
+        return None
+    given: dict[str, object] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise UsageError(f"-q {word!r} is not NAME=VALUE; write e.g. -q compute_dtype=float32")
+        try:
+            given[name] = json_format.loads(text)
+        except ValueError:
+            given[name] = text
+    return given

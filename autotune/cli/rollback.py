@@ -1,0 +1,47 @@
+"""`autotune rollback`: what an earlier generation published holds again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from autotune.cli import options
+
+
+def rollback(
+    generation: Annotated[
+        int | None, typer.Argument(help="A generation; the one before the present by default.")
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the history.")] = "",
+    list_: Annotated[bool, typer.Option("--list", help="Show generations instead.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Publish an earlier generation again, under a new number; winners since then are withdrawn."""
+    from autotune.cli import output
+    from autotune.store import open_history, read_history
+    from autotune.store.rollback import rollback as roll_back
+    from autotune.store.snapshot import generations
+
+    if list_:
+        with read_history() as reader:
+            found = generations(reader)
+        if json:
+            output.print_json(found)
+            return
+        table = output.table(
+            "generation", "published", "choices", "kept", "reason", right=("generation", "choices")
+        )
+        for one in found:
+            kept = "pinned" if one.pin_reason is not None else "yes" if one.kept else "no"
+            table.add_row(
+                str(one.number), output.moment(one.published_at), str(one.choices), kept, one.reason
+            )
+        output.console.print(table)
+        return
+    with open_history() as history:
+        number = roll_back(history, generation, reason)
+    if json:
+        output.print_json({"generation": number})
+    else:
+        output.console.print(f"published generation {number}")

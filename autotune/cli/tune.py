@@ -1,0 +1,133 @@
+"""`autotune tune`: search, prove and publish, for one problem or a whole model."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autotune.cli import options
+from autotune.cli.plan import Batches, Context, ExpertParallel, Phases, TensorParallel, planned_problems
+from autotune.errors import UsageError
+
+if TYPE_CHECKING:
+    from autotune.search.tuning import Goal, Outcome
+    from autotune.space.problem import Problem
+
+Budget = Annotated[
+    str | None, typer.Option("--budget", help="Time for everything, e.g. 90s, 5m; by default per problem.")
+]
+
+
+def tune(
+    workload: Annotated[str | None, typer.Argument(help="A workload, with -p; or use --model.")] = None,
+    problem: options.Dimensions = None,
+    model: Annotated[str | None, typer.Option("--model", help="Tune all problems of a model.")] = None,
+    tp: TensorParallel = 1,
+    ep: ExpertParallel = 1,
+    batch: Batches = "1,16,64",
+    context: Context = 4096,
+    phase: Phases = "decode",
+    budget: Budget = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, help="Most configurations per problem.")
+    ] = None,
+    objective: options.Objective = "latency",
+    max_error: options.MaxError = None,
+    again: Annotated[bool, typer.Option("--again", help="Tune what was decided before too.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of inputs, proposals and the final's order.")] = 0,
+    module: options.Modules = None,
+    json: options.Json = False,
+) -> int:
+    """Search for the fastest configurations, prove them on this machine, and publish the winners.
+
+    Ctrl-C stops; what was measured is kept, and what was proven is published. Run again to go on.
+    """
+    from autotune.cli import output
+    from autotune.search.tuning import Goal
+
+    options.import_modules(module)
+    goal = Goal(objective, max_error)
+    if (workload is None) == (model is None):
+        raise UsageError("give a workload with -p m=16,..., or --model NAME; see 'autotune tune --help'")
+    if model is not None:
+        planned = planned_problems(model, tp, ep, batch, context, phase)
+        problems = [one.problem for one in planned]
+    else:
+        problems = [options.problem(str(workload), problem)]
+    seconds = options.seconds(budget, "--budget") if budget else None
+    outcomes, interrupted = _tune(problems, goal, seconds, trials, again, seed, module or [], show=not json)
+    if json:
+        output.print_json({"outcomes": outcomes, "planned": len(problems), "interrupted": interrupted})
+    else:
+        _print(outcomes, len(problems), interrupted)
+    if interrupted:
+        return 130
+    return 1 if outcomes and all(outcome.failure for outcome in outcomes) else 0
+
+
+def _tune(
+    problems: list[Problem],
+    goal: Goal,
+    seconds: float | None,
+    trials: int | None,
+    again: bool,
+    seed: int,
+    modules: list[str],
+    show: bool,
+) -> tuple[list[Outcome], bool]:
+    """Tune the problems; returns what was decided, and whether it was interrupted."""
+    from autotune.cli.progress import Display
+    from autotune.cli.worker import make_worker
+    from autotune.config import load_settings
+    from autotune.fingerprint import device_named
+    from autotune.measure.comparison import Rules
+    from autotune.search.study import Budget as StudyBudget
+    from autotune.search.tuning import Tuner
+    from autotune.store import open_history
+
+    settings = load_settings()
+    measure = settings.measure
+    # The stock workloads have no implementation for another device yet.
+    device = device_named("cpu")
+    study_seconds = settings.study.budget_seconds
+    if seconds is not None and len(problems) == 1:
+        study_seconds = seconds
+    budget = StudyBudget(
+        study_seconds, trials or settings.study.trials, measure.screen_seconds, measure.final_share
+    )
+    rules = Rules(margin=measure.margin, confidence=measure.confidence)
+    outcomes: list[Outcome] = []
+    with open_history() as history, make_worker(settings, device, modules) as worker:
+        for notice in history.notices:
+            print(f"autotune: {notice}", file=sys.stderr)
+        total = seconds if seconds is not None else study_seconds * len(problems)
+        with Display(total, len(problems), show) as display:
+            try:
+                tuner = Tuner(history, worker, device, rules, seed)
+                for outcome in tuner.tune_all(
+                    problems, goal, budget, total, again=again, observe=display.update
+                ):
+                    outcomes.append(outcome)
+                    display.finished(outcome)
+            except KeyboardInterrupt:
+                return outcomes, True
+    return outcomes, False
+
+
+def _print(outcomes: list[Outcome], planned: int, interrupted: bool) -> None:
+    from autotune.cli import output
+    from autotune.cli.winners import winners_table
+
+    winners = [outcome.winner for outcome in outcomes if outcome.winner]
+    if winners:
+        output.console.print(winners_table(winners))
+    for outcome in outcomes:
+        if outcome.failure:
+            output.console.print(f"{output.problem(outcome.problem)}: {outcome.failure}")
+    decided, fresh = len(winners), sum(outcome.fresh for outcome in outcomes if outcome.winner)
+    told = f"{decided} of {planned} problems decided, {fresh} of them now"
+    if decided < planned:
+        told += "; run the same command again to go on"
+    output.console.print(f"{'interrupted: ' if interrupted else ''}{told}")

@@ -1,0 +1,78 @@
+"""The table of winners: problem, baseline, winner, speed-up with its interval, error, share of the limit."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from autotune.cli import output
+from autotune.space.problem import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from autotune.store.records import Winner
+
+
+def winners_table(winners: Sequence[Winner]) -> Table:
+    """One row a problem, and the geometric mean of the speed-ups beneath."""
+    table = output.table(
+        "problem",
+        "baseline",
+        "winner",
+        "latency",
+        "speed-up",
+        "error",
+        "limit",
+        right=("baseline", "latency", "error", "limit"),
+    )
+    for winner in winners:
+        best = winner.choices[0]
+        kept = "baseline kept" if best.is_baseline else output.configuration(best.configuration)
+        table.add_row(
+            output.problem(problem_of(winner)),
+            output.latency(best.proof.baseline_ns),
+            kept,
+            output.latency(best.latency_ns),
+            output.speedup(best.proof.against_baseline),
+            output.error(best.error),
+            output.share(best.limit_share),
+        )
+    table.caption = f"geometric-mean speed-up {geometric_mean(winners):.2f}x over {len(winners)} problems"
+    table.caption_justify = "left"
+    return table
+
+
+def geometric_mean(winners: Sequence[Winner]) -> float:
+    """Of the proven speed-ups over the baseline."""
+    logs = [math.log(winner.choices[0].proof.against_baseline.ratio) for winner in winners]
+    return math.exp(sum(logs) / len(logs))
+
+
+def problem_of(winner: Winner) -> Problem:
+    """The problem that a winner is for."""
+    return Problem(winner.workload, winner.dimensions)
+
+
+def as_row(winner: Winner) -> dict[str, Any]:
+    """A winner for programs."""
+    best = winner.choices[0]
+    return {
+        "workload": winner.workload,
+        "problem": winner.dimensions,
+        "objective": winner.objective,
+        "device": winner.device,
+        "stack": winner.stack,
+        "configuration": best.configuration,
+        "is_baseline": best.is_baseline,
+        "latency_ns": best.latency_ns,
+        "baseline_ns": best.proof.baseline_ns,
+        "speedup": best.proof.against_baseline,
+        "error": best.error,
+        "baseline_error": winner.baseline_error,
+        "memory_bytes": best.memory_bytes,
+        "limit_share": best.limit_share,
+        "decided_at": winner.decided_at,
+    }

@@ -1,0 +1,153 @@
+"""Finding the best published configuration for a question, the closest kind of match first.
+
+1. `exact`: this problem, on this device, under this software stack.
+2. `drifted`: the same under another stack, the latest decision first.
+3. `nearest`: on this device, at the size closest in log2 space; under this stack before others.
+4. `similar`: this problem on another device of the same kind and family, the latest decision first; never one
+   that uses more threads than this process has cores.
+"""
+
+from __future__ import annotations
+
+from autotune.lookup.warning import warn_once
+from autotune.space.problem import Problem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
+
+    from autotune.lookup.published import Published, Rows
+    from autotune.lookup.question import Question
+    from autotune.lookup.target import Target
+
+INFINITY = float("inf")
+
+
+class Found:
+    """A published choice that answers a question.
+
+    Attributes:
+        match: the kind of match.
+        tuned_for: the problem it was tuned for.
+        row: its row of the table `choice`.
+        configuration: decoded.
+    """
+
+    __slots__ = ("configuration", "match", "row", "tuned_for")
+
+    def __init__(
+        self, match: str, tuned_for: Problem, row: sqlite3.Row, configuration: dict[str, Any]
+    ) -> None:
+        self.match = match
+        self.tuned_for = tuned_for
+        self.row = row
+        self.configuration = configuration
+
+
+def find(published: Published, question: Question, target: Target) -> Found | None:
+    """The best published choice for a question; None if there is none that it allows."""
+    if target.digest is None:
+        return None
+    for match, tuned_for, choices in _matches(published, question, target, target.digest):
+        for row in _by_preference(question, choices):
+            configuration = published.configuration(row)
+            if configuration is None:
+                warn_once(
+                    f"row of {published.path}", f"{published.path}: passed over a damaged configuration"
+                )
+            elif _allowed(configuration, question, match, target):
+                return Found(match, tuned_for, row, configuration)
+    return None
+
+
+def _matches(
+    published: Published, question: Question, target: Target, device: str
+) -> Iterator[tuple[str, Problem, Rows]]:
+    """Groups of choices that one study published together, the closest match first."""
+    problem, objective = question.problem, question.objective
+    stacks = _grouped(published.tuned(problem, objective, device))
+    yield "exact", problem, stacks.pop((device, target.stack, problem.key), [])
+    for choices in _latest_first(stacks.values()):
+        yield "drifted", problem, choices
+
+    neighbours = _grouped(published.neighbours(problem, objective, device))
+    for tuned_for, choices in _closest_first(problem, neighbours, target.stack):
+        yield "nearest", tuned_for, choices
+
+    family = target.family
+    if family is not None:
+        relatives = _grouped(published.relatives(problem, objective, device, target.kind, family))
+        for choices in _latest_first(relatives.values()):
+            yield "similar", problem, choices
+
+
+def _grouped(rows: Rows) -> dict[tuple[str, str, str], Rows]:
+    groups: dict[tuple[str, str, str], Rows] = {}
+    for row in rows:
+        groups.setdefault((row["device"], row["stack"], row["problem"]), []).append(row)
+    return groups
+
+
+def _latest_first(groups: Iterable[Rows]) -> list[Rows]:
+    return sorted(groups, key=lambda choices: -(choices[0]["decided_at"] or 0.0))
+
+
+def _closest_first(
+    problem: Problem, groups: Mapping[tuple[str, str, str], Rows], stack: str
+) -> list[tuple[Problem, Rows]]:
+    """Choices for neighbours of a problem: this stack first, then by distance; of equals the larger."""
+    import math  # an exact answer needs no distance
+
+    def in_log_space(sizes: Mapping[str, int] | Problem) -> list[float]:
+        # 0, where a declaration allows it, lies below 1.
+        return [math.log2(sizes[name]) if sizes[name] > 0 else -1.0 for name in problem.nearest]
+
+    ranked = []
+    for (_, tuned_under, key), choices in groups.items():
+        sizes = _sizes(key, problem.nearest)
+        if sizes is not None:
+            distance = math.dist(in_log_space(sizes), in_log_space(problem))
+            order = (tuned_under != stack, distance, [-size for size in sizes.values()])
+            neighbour = Problem(problem.workload, {**problem.dimensions, **sizes}, problem.nearest)
+            ranked.append((order, neighbour, choices))
+    return [(neighbour, choices) for _, neighbour, choices in sorted(ranked, key=lambda entry: entry[0])]
+
+
+def _sizes(key: str, nearest: tuple[str, ...]) -> dict[str, int] | None:
+    """The sizes that a problem's key gives to the nearest dimensions; None if one of them is no size."""
+    given = dict(part.split("=", 1) for part in key.split(",") if "=" in part)
+    sizes = {name: int(given[name]) for name in nearest if given.get(name, "").isdigit()}
+    return sizes if len(sizes) == len(nearest) else None
+
+
+def _by_preference(question: Question, choices: Rows) -> list[sqlite3.Row]:
+    """The choices that are accurate enough, fastest first.
+
+    Rank 0 is the winner under the default rule, no less accurate than the baseline; the others trade speed,
+    accuracy and memory, for callers who say what they accept.
+    """
+    winners = [row for row in choices if row["rank"] == 0]
+    if question.max_error is None and not question.qualifiers:
+        return winners
+    if question.max_error is not None:
+        bound = question.max_error
+    else:
+        bound = max((_or(row["baseline_error"], _or(row["error"], 0.0)) for row in winners), default=0.0)
+    accurate = [row for row in choices if _or(row["error"], INFINITY) <= bound]
+    accurate.sort(
+        key=lambda row: (_or(row["latency_ns"], INFINITY), _or(row["error"], INFINITY), row["rank"])
+    )
+    return accurate
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def _allowed(configuration: Mapping[str, Any], question: Question, match: str, target: Target) -> bool:
+    if any(configuration.get(name, ...) != value for name, value in question.qualifiers.items()):
+        return False
+    threads = configuration.get("threads")
+    return match != "similar" or not isinstance(threads, int) or threads <= target.cores

@@ -1,0 +1,120 @@
+"""Statistics of samples: intervals of a median and of a paired ratio, and when to stop sampling."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+TRIMMED = 0.2
+"""Share of the differences left out at either end."""
+
+
+def median_interval(samples: Sequence[float] | Floats, confidence: float) -> tuple[float, float]:
+    """Distribution-free confidence interval of the median, from order statistics.
+
+    The ranks come from the normal approximation of the binomial distribution, continuity-corrected (Conover,
+    Practical Nonparametric Statistics, section 3.2); too few samples for the confidence give their range.
+
+    Args:
+        samples: independent samples, at least one.
+        confidence: two-sided, 0 to 1.
+    """
+    ordered = np.sort(np.asarray(samples, dtype=np.float64))
+    n = len(ordered)
+    half_width = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(n) / 2
+    rank = max(math.floor((n + 1) / 2 - half_width) - 1, 0)
+    return float(ordered[rank]), float(ordered[n - 1 - rank])
+
+
+def paired_bootstrap(
+    differences: Floats, confidence: float, *, seed: int, resamples: int = 2000
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the 20 % trimmed mean of paired differences.
+
+    Trimming bounds what outliers can do; unlike the median, a trimmed mean does not jump where an effect of
+    the order within a round splits the differences in two heaps. (Wilcox, Introduction to Robust Estimation
+    and Hypothesis Testing, section 5.9.)
+
+    Args:
+        differences: one per round, shape (n,), e.g. log-ratios of latencies.
+        confidence: two-sided, 0 to 1.
+        seed: of the resampling.
+        resamples: how many.
+    """
+    generator = np.random.default_rng(seed)
+    n = len(differences)
+    trimmed = int(TRIMMED * n)
+    means = np.empty(resamples)
+    # In blocks of about a million values, so that many rounds do not need gigabytes.
+    block = max(1, (1 << 20) // n)
+    for start in range(0, resamples, block):
+        count = min(block, resamples - start)
+        resampled = np.sort(differences[generator.integers(0, n, size=(count, n))], axis=1)
+        means[start : start + count] = resampled[:, trimmed : n - trimmed].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class StoppingRule:
+    """When the samples of one latency are enough.
+
+    Attributes:
+        budget_seconds: time cap; at least one sample is taken.
+        target: relative half-width of the median's interval that is good enough.
+        confidence: of that interval.
+        min_samples: fewest before the interval is trusted.
+        max_samples: sample cap.
+        clearly_slower_than_ns: a latency not worth measuring precisely; None to always measure.
+    """
+
+    budget_seconds: float
+    target: float = 0.01
+    confidence: float = 0.95
+    min_samples: int = 10
+    max_samples: int = 1000
+    clearly_slower_than_ns: float | None = None
+
+    def stop(self, samples_ns: Sequence[float], elapsed_seconds: float) -> str | None:
+        """Why to stop now: `clearly_slower`, `converged`, `sample_cap` or `time_cap`; None to go on.
+
+        Args:
+            samples_ns: the samples so far, at least one.
+            elapsed_seconds: since sampling began.
+        """
+        n = len(samples_ns)
+        if self.clearly_slower_than_ns is not None and clearly_slower(
+            samples_ns, self.clearly_slower_than_ns
+        ):
+            return "clearly_slower"
+        if n >= self.min_samples:
+            low, high = median_interval(samples_ns, self.confidence)
+            if (high - low) / 2 <= self.target * float(np.median(samples_ns)):
+                return "converged"
+        if n >= self.max_samples:
+            return "sample_cap"
+        if elapsed_seconds * (n + 1) / n > self.budget_seconds:
+            return "time_cap"
+        return None
+
+
+def clearly_slower(samples_ns: Sequence[float], limit_ns: float) -> bool:
+    """Whether the lower confidence bound of the median is above a limit.
+
+    With `n` samples all above the limit, a median below it has a probability of at most 2**-n; below seven
+    samples that is no proof, but two samples that both took twice the limit are no noise either.
+    """
+    if len(samples_ns) >= 2 and min(samples_ns) > 2 * limit_ns:
+        return True
+    return len(samples_ns) >= 7 and median_interval(samples_ns, 0.98)[0] > limit_ns

@@ -1,0 +1,137 @@
+"""Recorded search landscapes: a whole space measured once, so that a search can be replayed anywhere.
+
+The format is the cache layout of Kernel Tuner (github.com/KernelTuner/kernel_tuner): JSON, gzipped or not,
+with `tune_params` (parameter -> values), `tune_params_keys` (their order) and `cache` (one entry per
+configuration, its `time` in milliseconds, or the name of the error with which it failed).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotune.errors import UsageError
+from autotune.space.pool import Parameter, Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+LONGEST_MS = 1e12
+"""Times beyond this are the markers by which old caches said "failed" (1e20), not measurements."""
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape:
+    """Every valid configuration of one kernel on one device, with what it took there.
+
+    Attributes:
+        name: of the file, without its suffixes.
+        kernel: what the file says it tunes.
+        device: where it was measured.
+        pool: the configurations that no static constraint rules out.
+        times: shape (configurations,), milliseconds; NaN where the configuration was tried and failed.
+    """
+
+    name: str
+    kernel: str
+    device: str
+    pool: Pool
+    times: Floats
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    @cached_property
+    def optimum(self) -> float:
+        """The shortest time, in milliseconds."""
+        return float(np.nanmin(self.times))
+
+    def random_best(self, evaluations: int) -> Floats:
+        """Expected best time of a random search without replacement, after 1, 2, ... evaluations.
+
+        Exact, by order statistics: the best of `t` out of `n` is the `i`-th fastest with probability
+        C(n-i, t-1) / C(n, t). Failed configurations count as the worst valid one, as in the scoring of
+        autotuning_methodology 1.1 (github.com/AutoTuningAssociation/autotuning_methodology).
+
+        Args:
+            evaluations: how many to draw at most; beyond the size of the space the optimum is certain.
+
+        Returns:
+            Shape (evaluations,), milliseconds.
+        """
+        ordered = np.sort(np.nan_to_num(self.times, nan=np.nanmax(self.times)))
+        n = len(ordered)
+        expected = np.full(evaluations, ordered[0])
+        still_unseen = np.ones(n)  # P(none of the draws is among the i fastest), for i = 0 .. n-1
+        ranks = np.arange(n)
+        for drawn in range(min(evaluations, n)):
+            still_unseen = still_unseen * np.clip((n - ranks - drawn) / (n - drawn), 0.0, 1.0)
+            is_best = still_unseen - np.append(still_unseen[1:], 0.0)
+            expected[drawn] = is_best @ ordered
+        return expected
+
+    def score(self, best_so_far: Floats, first: int = 10) -> float:
+        """The field's score P: 0 is random search, 1 finds the optimum at once.
+
+        P_t = (random(t) - found(t)) / (random(t) - optimum), averaged over evaluations `first` to the last.
+
+        Args:
+            best_so_far: shape (runs, evaluations), milliseconds: best time found; averaged over the runs.
+            first: the evaluation that the average starts at.
+        """
+        found = best_so_far.mean(axis=0)[first - 1 :]
+        random = self.random_best(best_so_far.shape[1])[first - 1 :]
+        # Once random search is all but certain of the optimum there is nothing left to be better at.
+        worth = random - self.optimum > 1e-9 * self.optimum
+        return float(np.mean((random - found)[worth] / (random - self.optimum)[worth]))
+
+
+def read_landscape(path: Path | str) -> Landscape:
+    """Read a landscape from a cache file.
+
+    Args:
+        path: of a `.json` or `.json.gz` file.
+
+    Raises:
+        UsageError: the file cannot be read, or is not in the layout.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+        content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+    except (OSError, EOFError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as JSON: {error}; expected a Kernel Tuner cache") from None
+    try:
+        names, entries = content["tune_params_keys"], list(content["cache"].values())
+        parameters = tuple(_parameter(name, content["tune_params"][name]) for name in names)
+        codes = [[p.values.index(entry[p.name]) for p in parameters] for entry in entries]
+        times = np.array([_time(entry) for entry in entries])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path}: not in the layout of a Kernel Tuner cache: {error!r}") from None
+    if not np.isfinite(times).any():
+        raise UsageError(f"{path}: holds no configuration that was measured")
+    name = path.name.removesuffix(".gz").removesuffix(".json")
+    pool = Pool(parameters, np.array(codes, np.int32))
+    return Landscape(name, content.get("kernel_name", name), content.get("device_name", ""), pool, times)
+
+
+def _parameter(name: str, values: list[Any]) -> Parameter:
+    """A column of the pool; numbers ascend, as a pool wants them."""
+    parameter = Parameter(name, tuple(values))
+    return Parameter(name, tuple(sorted(values))) if parameter.is_ordinal else parameter
+
+
+def _time(entry: Mapping[str, Any]) -> float:
+    """Milliseconds, NaN for a configuration that failed."""
+    time = entry["time"]
+    return float(time) if isinstance(time, int | float) and 0 < time < LONGEST_MS else np.nan

@@ -1,0 +1,206 @@
+"""The covariance of log time between configurations, its hyperparameters and their prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autotune.search.sampler.encoding import mismatch
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from autotune.search.sampler.encoding import Encoding
+
+    Floats = npt.NDArray[np.float64]
+    Floats32 = npt.NDArray[np.float32]
+    Rows = npt.NDArray[np.intp]
+
+JITTER = 1e-6
+"""Added to the diagonal, as a share of the signal's variance, so that a factorisation never fails."""
+
+
+@dataclass(frozen=True)
+class Belief:
+    """A normal prior on the logarithm of a positive hyperparameter.
+
+    Attributes:
+        median: of the hyperparameter itself.
+        spread: standard deviation of its logarithm.
+    """
+
+    median: float
+    spread: float = 1.0
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """What is held about the hyperparameters before any trial, for targets of unit variance.
+
+    Attributes:
+        length: length scale along an ordinal parameter, in units of its range, times sqrt(parameters): the
+            more parameters share a distance, the longer each must be for the covariance to stay the same.
+        mismatch: rate at which covariance decays for each parameter whose level differs at all.
+        signal: variance of the function.
+        noise: variance of the noise, as a share of the signal's.
+        source: variance that one earlier study's prediction explains, as a share of the signal's.
+    """
+
+    length: Belief = Belief(1.0)
+    mismatch: Belief = Belief(0.03)
+    signal: Belief = Belief(1.0)
+    noise: Belief = Belief(1e-3)
+    source: Belief = Belief(1.0, 1.5)
+
+
+class Covariance:
+    """Matern-5/2 over the ordinal distance, times exponential decay per mismatch, plus earlier studies' say.
+
+    k(x, x') = s (M52(r) exp(-sum_p h_p [x_p != x'_p]) + sum_j b_j f_j(x) f_j(x'))
+    r^2 = sum_a d_a(x, x')^2 / l_a^2
+
+    with d_a the distance along axis a, and f_j the prediction of the j-th earlier study: its term is that of
+    a linear regression on the prediction, whose weight's variance b_j is learned with the rest.
+
+    Args:
+        encoding: of the pool.
+        predictions: shape (configurations, studies), one column per earlier study; none by default.
+        beliefs: prior of the hyperparameters.
+    """
+
+    def __init__(
+        self, encoding: Encoding, predictions: Floats32 | None = None, beliefs: Beliefs | None = None
+    ) -> None:
+        beliefs = beliefs or Beliefs()
+        self.encoding = encoding
+        self._predictions = (
+            np.zeros((len(encoding.levels), 0), np.float32) if predictions is None else predictions
+        )
+        self._axes = encoding.axes
+        self._mismatches = {p: mismatch(encoding.counts[p]) for p in encoding.varying}
+        crowding = np.sqrt(max(len(encoding.varying), 1))
+        prior = (
+            [Belief(beliefs.length.median * crowding, beliefs.length.spread)] * len(self._axes)
+            + [beliefs.mismatch] * len(self._mismatches)
+            + [beliefs.source] * self._predictions.shape[1]
+            + [beliefs.signal, beliefs.noise]
+        )
+        self.center: Floats = np.log([belief.median for belief in prior])
+        self.spread: Floats = np.array([belief.spread for belief in prior])
+
+    def signal(self, theta: Floats) -> float:
+        """Variance of the part that no earlier study explains."""
+        return float(np.exp(theta[-2]))
+
+    def noise(self, theta: Floats) -> float:
+        """What the diagonal of the observations' covariance has on top, jitter included."""
+        return float(np.exp(theta[-2]) * (np.exp(theta[-1]) + JITTER))
+
+    def variance(self, theta: Floats, rows: Rows) -> Floats32:
+        """Prior variance of each row."""
+        _, _, sources = self._split(theta)
+        explained = self._predictions[rows] ** 2 @ sources.astype(np.float32)
+        return np.float32(self.signal(theta)) * (1 + explained)
+
+    def between(self, theta: Floats, rows: Rows, others: Rows, indicators: Floats32) -> Floats32:
+        """Covariance between two sets of rows, in single precision.
+
+        Args:
+            theta: logarithms of the hyperparameters.
+            rows: the shorter side.
+            others: the longer side.
+            indicators: of `others`, as `Encoding.indicators` gives them.
+
+        Returns:
+            Shape (rows, others).
+        """
+        weights, rates, sources = self._split(theta)
+        tables: dict[int, Floats] = {}
+        for axis, weight in zip(self._axes, weights, strict=True):
+            tables[axis.parameter] = weight * axis.squared
+        squared = self.encoding.columns(tables, rows) @ indicators.T
+        tables = {p: rate * table for (p, table), rate in zip(self._mismatches.items(), rates, strict=True)}
+        decay = self.encoding.columns(tables, rows) @ indicators.T
+        # In place, since each of these arrays is several times the cache: this is most of a proposal's cost.
+        scaled = np.sqrt(5 * squared)
+        decay += scaled
+        np.exp(np.negative(decay, out=decay), out=decay)
+        squared *= np.float32(5 / 3)
+        squared += scaled
+        squared += 1
+        squared *= decay
+        if len(sources):
+            squared += (self._predictions[rows] * sources.astype(np.float32)) @ self._predictions[others].T
+        squared *= np.float32(self.signal(theta))
+        return squared
+
+    def training(self, rows: Rows) -> TrainingCovariance:
+        """The covariance among observed rows, prepared for many values of the hyperparameters."""
+        return TrainingCovariance(self, rows)
+
+    def _split(self, theta: Floats) -> tuple[Floats, Floats, Floats]:
+        """Inverse squared length scales, mismatch rates, sources' shares."""
+        axes, rates = len(self._axes), len(self._mismatches)
+        return (
+            np.exp(-2 * theta[:axes]),
+            np.exp(theta[axes : axes + rates]),
+            np.exp(theta[axes + rates : -2]),
+        )
+
+
+class TrainingCovariance:
+    """The covariance among observed rows, with its gradient, as functions of the hyperparameters.
+
+    Args:
+        covariance: what to evaluate.
+        rows: the observed rows.
+    """
+
+    def __init__(self, covariance: Covariance, rows: Rows) -> None:
+        encoding, n = covariance.encoding, len(rows)
+        self._covariance = covariance
+        self._n = n
+        self._squared = np.array([encoding.pairs(a.parameter, a.squared, rows) for a in covariance._axes])
+        self._squared = self._squared.reshape(-1, n * n)
+        self._differs = np.array([encoding.pairs(p, t, rows) for p, t in covariance._mismatches.items()])
+        self._differs = self._differs.reshape(-1, n * n)
+        self._predictions = covariance._predictions[rows].astype(np.float64)
+
+    def value(self, theta: Floats) -> tuple[Floats, tuple[Floats, Floats]]:
+        """The covariance matrix, noise included.
+
+        Returns:
+            The matrix of shape (rows, rows), and what `gradient` wants back.
+        """
+        n = self._n
+        weights, rates, sources = self._covariance._split(theta)
+        squared = (weights @ self._squared).reshape(n, n)
+        scaled = np.sqrt(5 * squared)
+        decay = self._covariance.signal(theta) * np.exp(-scaled - (rates @ self._differs).reshape(n, n))
+        own = (1 + scaled + 5 / 3 * squared) * decay
+        explained = (self._predictions * sources) @ self._predictions.T
+        matrix = own + self._covariance.signal(theta) * explained
+        matrix[np.diag_indices(n)] += self._covariance.noise(theta)
+        slope = -5 / 6 * (1 + scaled) * decay  # d own / d squared distance, which is finite at distance 0
+        return matrix, (own, slope)
+
+    def gradient(self, theta: Floats, matrix: Floats, parts: tuple[Floats, Floats], outer: Floats) -> Floats:
+        """Sum over all pairs of `outer` times the derivative of the matrix by each entry of `theta`.
+
+        Args:
+            theta: logarithms of the hyperparameters.
+            matrix: as `value` gave it.
+            parts: as `value` gave them.
+            outer: shape (rows, rows), symmetric.
+        """
+        own, slope = parts
+        weights, rates, sources = self._covariance._split(theta)
+        by_length = -2 * weights * (self._squared @ (outer * slope).ravel())
+        by_rate = -rates * (self._differs @ (outer * own).ravel())
+        weighted = outer @ self._predictions
+        by_source = self._covariance.signal(theta) * sources * (self._predictions * weighted).sum(axis=0)
+        by_signal = (outer * matrix).sum()
+        by_noise = np.trace(outer) * np.exp(theta[-2] + theta[-1])
+        return np.concatenate([by_length, by_rate, by_source, [by_signal, by_noise]])

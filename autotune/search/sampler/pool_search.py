@@ -1,0 +1,214 @@
+"""The search itself: which configuration of a pool to try next, given what the tried ones cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autotune.search.sampler.acquisition import expected_improvement
+from autotune.search.sampler.covariance import Beliefs, Covariance
+from autotune.search.sampler.design import distant_row
+from autotune.search.sampler.encoding import Encoding
+from autotune.search.sampler.prior import predictions
+from autotune.search.sampler.surrogate import Posterior, fit
+from autotune.search.sampler.targets import Targets, log_scale, scalarised
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from autotune.search.sampler.prior import PriorStudy
+    from autotune.space.pool import Pool
+
+    Floats = npt.NDArray[np.float64]
+    Rows = npt.NDArray[np.intp]
+
+
+NEAR = 2
+"""Parameters in which a candidate may differ from a leader to count as around it."""
+
+LEADERS = 5
+"""Best rows around which a large pool is refined."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the search may be told otherwise; the defaults are what `docs/search.md` shows to earn most.
+
+    Attributes:
+        starts: space-filling trials before the model is asked, where no earlier study says where to start.
+        refit_growth: hyperparameters are fitted anew at this many times the trials of the last fit.
+        candidates: most rows that the model predicts at once; larger pools are sampled and refined around the
+            best.
+        beliefs: prior of the hyperparameters.
+    """
+
+    starts: int = 4
+    refit_growth: float = 1.1
+    candidates: int = 20_000
+    beliefs: Beliefs = field(default_factory=Beliefs)
+
+
+class PoolSearch:
+    """Bayesian optimisation over the rows of a pool: none proposed twice, failures learnt from.
+
+    A Gaussian process over all rows (see `Covariance`) is kept up to date trial by trial; the next row is
+    the one of greatest expected improvement. Rows asked and not yet told count as pending: later rows are
+    chosen as if they had come out as predicted, so that a batch spreads. Everything follows from the seed.
+
+    Args:
+        pool: the valid configurations.
+        seed: of the starts, and of the candidates where the pool is larger than the model predicts at once.
+        prior: what earlier studies of the same workload found, on other devices, stacks or sizes.
+        settings: see there.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        seed: int,
+        prior: Sequence[PriorStudy] = (),
+        settings: Settings | None = None,
+    ) -> None:
+        self._pool = pool
+        self._settings = settings or Settings()
+        self._random = np.random.default_rng(seed)
+        self._predictions = predictions(pool, prior, self._settings.beliefs)
+        self._informed = self._predictions.shape[1] > 0
+        self._expectation = (
+            self._predictions.mean(axis=1) if self._informed else np.zeros(len(pool), np.float32)
+        )
+        self._encoding = Encoding(pool)
+        self._covariance = Covariance(self._encoding, self._predictions, self._settings.beliefs)
+        self._theta = self._covariance.center
+        self._free = np.ones(len(pool), bool)
+        self._pending: list[int] = []
+        self._told: dict[int, list[Floats]] = {}
+        self._fitted = 0
+        self._candidates: Rows = np.arange(len(pool))
+        self._posterior: Posterior | None = None
+
+    @property
+    def told(self) -> int:
+        """Rows whose outcome is known, failures included."""
+        return len(self._told)
+
+    @property
+    def best(self) -> int | None:
+        """The row with the lowest value told, of the first objective; None before the first success."""
+        first = self._values()[:, 0]
+        return list(self._told)[np.nanargmin(first)] if np.isfinite(first).any() else None
+
+    def exclude(self, row: int) -> None:
+        """Never propose this row."""
+        self._free[row] = False
+
+    def ask(self) -> int | None:
+        """The row to try next, pending from now on; None when every row has been proposed.
+
+        Hyperparameters are fitted here, not in `tell`, so that telling is free.
+        """
+        if not self._free.any():
+            return None
+        row = self._choose()
+        self.reserve(row)
+        return row
+
+    def reserve(self, row: int) -> None:
+        """A row is being tried on someone else's initiative: pending until told."""
+        self._free[row] = False
+        if row not in self._pending and row not in self._told:
+            self._pending.append(row)
+
+    def tell(self, row: int, value: float | Sequence[float] | None) -> None:
+        """Learn what a row cost; a row told again counts with the median of what was told.
+
+        Args:
+            row: asked for or not.
+            value: lower is better; with several objectives, one value for each, always as many; None for a
+                trial that failed.
+        """
+        self._free[row] = False
+        if row in self._pending:
+            self._pending.remove(row)
+        told = np.atleast_1d(np.asarray(np.nan if value is None else value, np.float64))
+        self._told.setdefault(row, []).append(told)
+
+    def withdraw(self, row: int) -> None:
+        """A pending row came to nothing, through no fault of its own: it may be proposed again."""
+        self._pending.remove(row)
+        self._free[row] = True
+
+    def _choose(self) -> int:
+        free = np.flatnonzero(self._free)
+        if not self._told and self._informed:
+            return int(free[np.argmin(self._expectation[free])])
+        trials = len(self._told) + len(self._pending)
+        if not self._told or (not self._informed and trials < self._settings.starts):
+            taken = np.array([*self._told, *self._pending], np.intp)
+            return distant_row(self._encoding, taken, free, self._random)
+        return self._most_promising()
+
+    def _most_promising(self) -> int:
+        """The free candidate of greatest expected improvement."""
+        rows = np.array([*self._told], np.intp)
+        targets = Targets.of(self._costs(), rows, self._expectation)
+        posterior = self._conditioned(rows, targets)
+        posterior.extend(np.array(self._pending, np.intp))
+        mean, deviation = posterior.predict(targets.residual)
+        posterior.forget(len(rows))
+        mean += targets.offset[self._candidates]
+        best = (posterior.smoothed(targets.residual) + targets.offset[rows]).min()
+        worth = expected_improvement(mean, deviation, best)
+        worth[~self._free[self._candidates]] = -np.inf
+        return int(self._candidates[np.argmax(worth)])
+
+    def _conditioned(self, rows: Rows, targets: Targets) -> Posterior:
+        """The posterior given all that was told, its hyperparameters fitted anew when that is due."""
+        if self._posterior is None or len(rows) >= self._settings.refit_growth * self._fitted:
+            self._theta = fit(self._covariance, rows, targets.residual, self._theta)
+            self._fitted = len(rows)
+            self._candidates = self._chosen_candidates(rows, targets)
+            self._posterior = Posterior(self._covariance, self._theta, self._candidates)
+        self._posterior.extend(rows[len(self._posterior) :])
+        return self._posterior
+
+    def _chosen_candidates(self, rows: Rows, targets: Targets) -> Rows:
+        """All rows of a pool that the model can predict at once; of a larger one, a sample and its best part.
+
+        Around: at most `NEAR` parameters differ from one of the `LEADERS` best rows told.
+        """
+        most = self._settings.candidates
+        if len(self._pool) <= most:
+            return self._candidates
+        leaders = rows[np.argsort(targets.residual + targets.offset[rows])[:LEADERS]]
+        levels = self._encoding.levels
+        near = np.zeros(len(self._pool), bool)
+        for leader in leaders:
+            near |= (levels != levels[leader]).sum(axis=1) <= NEAR
+        around = np.flatnonzero(near & self._free)
+        if len(around) > most // 2:
+            around = self._random.choice(around, most // 2, replace=False)
+        elsewhere = np.flatnonzero(~near & self._free)
+        count = min(most - len(around), len(elsewhere))
+        return np.concatenate([around, self._random.choice(elsewhere, count, replace=False)])
+
+    def _costs(self) -> Floats:
+        """One cost per row told, on the model's scale; with several objectives, weighted anew each time."""
+        values = self._values()
+        if values.shape[1] == 1:
+            return log_scale(values[:, 0])
+        return scalarised(values, self._random.dirichlet(np.ones(values.shape[1])))
+
+    def _values(self) -> Floats:
+        """What each row told cost, shape (rows, objectives), in order of first telling; NaN if it failed."""
+        objectives = max((len(told) for tellings in self._told.values() for told in tellings), default=1)
+        values = np.full((len(self._told), objectives), np.nan)
+        for i, tellings in enumerate(self._told.values()):
+            succeeded = [told for told in tellings if np.isfinite(told).all()]
+            if succeeded:
+                values[i] = np.median(succeeded, axis=0)
+        return values

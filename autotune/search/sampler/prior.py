@@ -1,0 +1,119 @@
+"""What earlier studies of the same workload say of a pool: their trials, carried over by a model of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotune.search.sampler.covariance import Beliefs, Covariance
+from autotune.search.sampler.encoding import Encoding
+from autotune.search.sampler.surrogate import Posterior, fit
+from autotune.search.sampler.targets import log_scale, standardised
+from autotune.space.pool import INACTIVE, Parameter, Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+    Floats32 = npt.NDArray[np.float32]
+
+MOST_TRIALS = 300
+"""Trials of one study that its model is fitted to: half the best, half at random of the others."""
+
+BLOCK = 20_000
+"""Rows predicted at once, which bounds the memory a large pool takes."""
+
+
+@dataclass(frozen=True)
+class PriorStudy:
+    """The trials of an earlier study.
+
+    Attributes:
+        configurations: what was tried; parameters and values that the new pool lacks are allowed.
+        values: what each cost, in the same order and any unit; NaN for one that failed.
+    """
+
+    configurations: Sequence[Mapping[str, Any]]
+    values: Sequence[float]
+
+
+def predictions(pool: Pool, studies: Sequence[PriorStudy], beliefs: Beliefs, seed: int = 0) -> Floats32:
+    """Each study's prediction of log cost over the whole pool, of mean zero.
+
+    A study is carried over by a model fitted to its own trials, not by its winner: the winner of one device
+    can cost several times the optimum on another, while most of what makes a configuration good is shared.
+
+    Args:
+        pool: the configurations to predict.
+        studies: those without two successes say nothing and are left out.
+        beliefs: prior of the hyperparameters.
+        seed: of the trials left out of very long studies.
+
+    Returns:
+        Shape (configurations, studies), natural logarithms.
+    """
+    random = np.random.default_rng(seed)
+    columns = [
+        _prediction(pool, study, beliefs, random)
+        for study in studies
+        if np.isfinite(np.asarray(study.values, np.float64)).sum() > 1
+    ]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(pool), 0), np.float32)
+
+
+def _prediction(pool: Pool, study: PriorStudy, beliefs: Beliefs, random: np.random.Generator) -> Floats32:
+    values = np.asarray(study.values, np.float64)
+    joint = _joined(pool, study.configurations)
+    logs = log_scale(values)
+    y, _, scale = standardised(logs)
+    order = np.argsort(logs)
+    best, others = order[: MOST_TRIALS // 2], order[MOST_TRIALS // 2 :]
+    chosen = np.concatenate(
+        [best, random.choice(others, min(len(others), MOST_TRIALS - len(best)), replace=False)]
+    )
+    encoding = Encoding(joint)
+    covariance = Covariance(encoding, None, beliefs)
+    rows = len(pool) + chosen
+    theta = fit(covariance, rows, y[chosen], covariance.center, iterations=50)
+    mean = np.empty(len(pool), np.float32)
+    for start in range(0, len(pool), BLOCK):
+        block = np.arange(start, min(start + BLOCK, len(pool)))
+        posterior = Posterior(covariance, theta, block)
+        posterior.extend(rows)
+        mean[block] = posterior.predict(y[chosen])[0]
+    known = _matches(joint, len(pool))
+    mean[known[0]] = y[known[1]]
+    mean = mean * np.float32(scale)
+    centered: Floats32 = mean - mean.mean()
+    return centered
+
+
+def _joined(pool: Pool, configurations: Sequence[Mapping[str, Any]]) -> Pool:
+    """The pool's rows, then one row per configuration, over the pool's parameters with values of both.
+
+    A parameter that a configuration lacks is inactive there, which is equally far from all of its values.
+    """
+    parameters, columns = [], []
+    for column, parameter in enumerate(pool.parameters):
+        foreign = [c[parameter.name] for c in configurations if parameter.name in c]
+        values = tuple(dict.fromkeys([*parameter.values, *foreign]))
+        joint = Parameter(parameter.name, values)
+        if joint.is_ordinal:
+            joint = Parameter(parameter.name, tuple(sorted(values)))
+        code = {value: i for i, value in enumerate(joint.values)}
+        recode = np.array([code[value] for value in parameter.values] + [INACTIVE], np.int32)
+        added = [code[c[parameter.name]] if parameter.name in c else INACTIVE for c in configurations]
+        parameters.append(joint)
+        columns.append(np.concatenate([recode[pool.codes[:, column]], np.array(added, np.int32)]))
+    return Pool(tuple(parameters), np.stack(columns, axis=1).astype(np.int32))
+
+
+def _matches(joint: Pool, size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Pairs (row of the pool, trial) that are the same configuration."""
+    trial_of = {codes.tobytes(): i for i, codes in enumerate(joint.codes[size:])}
+    pairs = [(row, trial_of[key]) for row in range(size) if (key := joint.codes[row].tobytes()) in trial_of]
+    rows, trials = np.array(pairs, np.intp).reshape(-1, 2).T
+    return rows, trials

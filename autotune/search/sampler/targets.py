@@ -1,0 +1,94 @@
+"""What the surrogate is fitted to: logarithms of what trials cost, less what earlier studies predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+
+AUGMENTATION = 0.05
+"""Share of the plain sum in a scalarisation, as in ParEGO: it breaks ties towards what is better in all."""
+
+
+def log_scale(values: Floats) -> Floats:
+    """Costs on the scale on which they are compared: by ratio, where the values allow it.
+
+    A failure counts as the worst success: the model then keeps away from where failures lie, and no made-up
+    penalty distorts its length scales.
+
+    Args:
+        values: lower is better; NaN for a failure. All positive, or all negative (a rate to maximise), are
+            taken by ratio; values of both signs as they are.
+
+    Returns:
+        The same shape, finite.
+    """
+    succeeded = np.isfinite(values)
+    if not succeeded.any():
+        return np.zeros(len(values))
+    known = values[succeeded]
+    scaled = np.zeros(len(values))
+    if (known > 0).all():
+        scaled[succeeded] = np.log(known)
+    elif (known < 0).all():
+        scaled[succeeded] = -np.log(-known)
+    else:
+        scaled[succeeded] = known
+    scaled[~succeeded] = scaled[succeeded].max()
+    return scaled
+
+
+def scalarised(values: Floats, weights: Floats) -> Floats:
+    """One cost for several objectives: their augmented Chebyshev combination (ParEGO, Knowles 2006).
+
+    Args:
+        values: shape (trials, objectives), each lower is better; NaN for a failure.
+        weights: shape (objectives,), of sum 1.
+
+    Returns:
+        Shape (trials,).
+    """
+    logs = np.stack([log_scale(column) for column in values.T], axis=1)
+    spread = np.ptp(logs, axis=0)
+    weighted = weights * (logs - logs.min(axis=0)) / np.where(spread > 0, spread, 1.0)
+    combined: Floats = weighted.max(axis=1) + AUGMENTATION * weighted.sum(axis=1)
+    return combined
+
+
+def standardised(values: Floats) -> tuple[Floats, float, float]:
+    """Values of mean zero and unit variance, with the mean and standard deviation taken out of them."""
+    center, scale = float(values.mean()), float(values.std())
+    scale = scale if scale > 1e-9 else 1.0
+    return (values - center) / scale, center, scale
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Observations in the unit of the surrogate, in which their residuals have mean zero and variance one.
+
+    Attributes:
+        residual: shape (trials,): log cost less the expectation.
+        offset: shape (configurations,): the expectation, in the same unit.
+    """
+
+    residual: Floats
+    offset: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, costs: Floats, rows: npt.NDArray[np.intp], expectation: npt.NDArray[np.float32]) -> Targets:
+        """Residuals of what was told from what was expected.
+
+        Args:
+            costs: shape (trials,), as `log_scale` or `scalarised` gives them.
+            rows: shape (trials,).
+            expectation: shape (configurations,), of the log cost, up to a constant.
+        """
+        residual, _, scale = standardised(costs - expectation[rows])
+        return cls(residual, expectation / np.float32(scale))

@@ -1,0 +1,319 @@
+"""Reading the history: the same questions, asked by its writer or beside it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import UnknownNameError
+from autotune.store.database import told
+from autotune.store.encoding import decision_of, from_json, study_of, trial_of
+from autotune.store.entries import Decision, DeviceEntry, Event, StackEntry, StudyEntry
+from autotune.store.records import QUARANTINING, Verdict
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Mapping
+    from typing import Self
+
+    from autotune.space.problem import Problem
+    from autotune.store.records import Configuration, StudyKey, Trial, Winner
+    from autotune.store.statedir import StateDir
+
+_STUDY = """SELECT s.*,
+    (SELECT count(*) FROM trial t WHERE t.study = s.id) AS trials,
+    (SELECT min(t.p50_ns) FROM trial t WHERE t.study = s.id AND t.verdict = 'ok') AS best_ns
+    FROM study s"""
+
+
+class HistoryReader:
+    """A history, to be read.
+
+    Not thread-safe, and not to be used across a fork.
+
+    Args:
+        connection: to the database; closed with this reader.
+        state: the folder it lies in.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, state: StateDir) -> None:
+        self.connection = connection
+        self.state = state
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.connection.close()
+
+    def studies(
+        self,
+        *,
+        workload: str | None = None,
+        problem: str | None = None,
+        dimensions: Mapping[str, int | str] | None = None,
+        device: str | None = None,
+        stack: str | None = None,
+        state: str | None = None,
+        verdict: Verdict | None = None,
+        since: float | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[StudyEntry]:
+        """Studies, the latest first.
+
+        Args:
+            workload: its name.
+            problem: the problem's key.
+            dimensions: some of the problem's dimensions, with their values.
+            device: its digest.
+            stack: its digest.
+            state: `running`, `ended` or `interrupted`.
+            verdict: that at least one trial ended with.
+            since: seconds since the epoch that they started at or after.
+            limit: how many at most.
+            offset: how many to pass over.
+        """
+        where, values = _where(
+            {
+                "s.workload = ?": workload,
+                "s.problem = ?": problem,
+                "s.device = ?": device,
+                "s.stack = ?": stack,
+                "s.state = ?": state,
+                "s.started_at >= ?": since,
+                "EXISTS (SELECT 1 FROM trial t WHERE t.study = s.id AND t.verdict = ?)": verdict,
+            },
+            dimensions or {},
+        )
+        rows = self.rows(
+            f"{_STUDY} {where} ORDER BY s.started_at DESC, s.id DESC LIMIT ? OFFSET ?", *values, limit, offset
+        )
+        return [study_of(row) for row in rows]
+
+    def study(self, study_id: int) -> StudyEntry:
+        """One study.
+
+        Raises:
+            UnknownNameError: there is none of that number.
+        """
+        rows = self.rows(f"{_STUDY} WHERE s.id = ?", study_id)
+        if not rows:
+            known = self.rows("SELECT id FROM study ORDER BY id DESC LIMIT 12")
+            raise UnknownNameError("study", str(study_id), [row["id"] for row in known], self.state.history)
+        return study_of(rows[0])
+
+    def find_study(self, key: StudyKey) -> int | None:
+        """The number of the study with a key, if there was one."""
+        rows = self.rows(
+            """SELECT id FROM study WHERE workload = ? AND problem = ? AND device = ? AND stack = ?
+                AND objective = ? AND space = ? AND max_error IS ?""",
+            key.workload,
+            key.problem,
+            key.device,
+            key.stack,
+            key.objective,
+            key.space,
+            key.max_error,
+        )
+        return rows[0]["id"] if rows else None
+
+    def trials(
+        self, study_id: int, *, verdict: Verdict | None = None, limit: int | None = None
+    ) -> list[Trial]:
+        """The trials of a study, in the order they ran."""
+        where, values = _where({"study = ?": study_id, "verdict = ?": verdict})
+        rows = self.rows(
+            f"SELECT * FROM trial {where} ORDER BY number LIMIT ?", *values, -1 if limit is None else limit
+        )
+        return [trial_of(row) for row in rows]
+
+    def trial(self, study_id: int, number: int) -> Trial:
+        """One trial.
+
+        Raises:
+            UnknownNameError: the study has none of that number.
+        """
+        rows = self.rows("SELECT * FROM trial WHERE study = ? AND number = ?", study_id, number)
+        if not rows:
+            known = self.rows("SELECT number FROM trial WHERE study = ? ORDER BY number LIMIT 13", study_id)
+            raise UnknownNameError(
+                "trial", str(number), [row["number"] for row in known], f"study {study_id}"
+            )
+        return trial_of(rows[0])
+
+    def verdicts(self, study_id: int) -> dict[Verdict, int]:
+        """How many trials of a study ended how."""
+        rows = self.rows(
+            "SELECT verdict, count(*) AS n FROM trial WHERE study = ? GROUP BY verdict", study_id
+        )
+        return {Verdict(row["verdict"]): row["n"] for row in rows}
+
+    def quarantined(
+        self, device: str, stack: str, workload: str, problem: str, *, allowed_error: float | None = None
+    ) -> list[Configuration]:
+        """Configurations that are never tried again for a problem on a device and stack.
+
+        Args:
+            device: its digest.
+            stack: its digest.
+            workload: its name.
+            problem: the problem's key.
+            allowed_error: relative error that is acceptable now; what was only less accurate than an earlier,
+                stricter study allowed is then free again.
+        """
+        verdicts = sorted(verdict.value for verdict in QUARANTINING)
+        rows = self.rows(
+            f"""SELECT t.configuration FROM study s JOIN trial t ON t.study = s.id
+                WHERE s.workload = ? AND s.problem = ? AND s.device = ? AND s.stack = ?
+                AND t.verdict IN ({", ".join("?" * len(verdicts))})
+                AND NOT (t.verdict = 'wrong' AND t.error IS NOT NULL AND t.error <= ?)
+                GROUP BY t.configuration ORDER BY min(t.id)""",
+            workload,
+            problem,
+            device,
+            stack,
+            *verdicts,
+            -1.0 if allowed_error is None else allowed_error,
+        )
+        return [from_json(row["configuration"]) for row in rows]
+
+    def incumbent(
+        self, device: str, stack: str, workload: str, problem: str, objective: str
+    ) -> Winner | None:
+        """The current winner for a key."""
+        found = self.decisions(
+            workload=workload,
+            problem=problem,
+            objective=objective,
+            device=device,
+            stack=stack,
+            state="current",
+        )
+        return found[0].winner if found else None
+
+    def decisions(
+        self,
+        *,
+        workload: str | None = None,
+        problem: str | None = None,
+        objective: str | None = None,
+        device: str | None = None,
+        stack: str | None = None,
+        study: int | None = None,
+        state: str | None = None,
+        since: float | None = None,
+        limit: int | None = None,
+    ) -> list[Decision]:
+        """Winners that were decided, the latest first; `state="current"` for those that hold.
+
+        Args:
+            workload: its name.
+            problem: the problem's key.
+            objective: its name.
+            device: its digest.
+            stack: its digest.
+            study: that decided them.
+            state: `current`, `superseded` or `withdrawn`.
+            since: seconds since the epoch that they were decided at or after.
+            limit: how many at most.
+        """
+        where, values = _where(
+            {
+                "workload = ?": workload,
+                "problem = ?": problem,
+                "objective = ?": objective,
+                "device = ?": device,
+                "stack = ?": stack,
+                "study = ?": study,
+                "state = ?": state,
+                "decided_at >= ?": since,
+            }
+        )
+        rows = self.rows(
+            f"SELECT * FROM winner {where} ORDER BY decided_at DESC, id DESC LIMIT ?",
+            *values,
+            -1 if limit is None else limit,
+        )
+        choices = "SELECT * FROM choice WHERE winner = ? ORDER BY rank"
+        return [decision_of(row, self.rows(choices, row["id"])) for row in rows]
+
+    def neighbours(self, device: str, problem: Problem, objective: str) -> list[Configuration]:
+        """Winners of a problem on a device at other sizes or under other stacks, the nearest first."""
+        rows = self.rows(
+            """SELECT w.dimensions, c.configuration FROM winner w JOIN choice c ON c.winner = w.id
+                WHERE w.state = 'current' AND w.workload = ? AND w.neighbourhood = ? AND w.objective = ?
+                AND w.device = ? AND c.rank = 0 AND NOT c.is_baseline ORDER BY w.decided_at DESC""",
+            problem.workload,
+            problem.neighbourhood,
+            objective,
+            device,
+        )
+        rows.sort(key=lambda row: _distance(problem, from_json(row["dimensions"])))
+        return [from_json(text) for text in dict.fromkeys(row["configuration"] for row in rows)]
+
+    def devices(self) -> list[DeviceEntry]:
+        """All devices, those of this host first."""
+        rows = self.rows("SELECT * FROM device ORDER BY local_index IS NULL, kind DESC, local_index, name")
+        return [DeviceEntry(**{**dict(row), "facts": from_json(row["facts"])}) for row in rows]
+
+    def device(self, digest: str) -> DeviceEntry | None:
+        """One device."""
+        return next((device for device in self.devices() if device.digest == digest), None)
+
+    def stacks(self) -> list[StackEntry]:
+        """All software stacks, the latest first."""
+        rows = self.rows("SELECT * FROM stack ORDER BY recorded_at DESC, digest")
+        return [StackEntry(**{**dict(row), "facts": from_json(row["facts"])}) for row in rows]
+
+    def stack(self, digest: str) -> StackEntry | None:
+        """One software stack."""
+        return next((stack for stack in self.stacks() if stack.digest == digest), None)
+
+    def events(
+        self,
+        *,
+        kind: str | None = None,
+        subject: str | None = None,
+        since: float | None = None,
+        limit: int = 100,
+    ) -> list[Event]:
+        """What happened, the latest first."""
+        where, values = _where({"kind = ?": kind, "subject = ?": subject, "at >= ?": since})
+        rows = self.rows(f"SELECT * FROM event {where} ORDER BY id DESC LIMIT ?", *values, limit)
+        return [Event(**{**dict(row), "detail": from_json(row["detail"])}) for row in rows]
+
+    def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        """The rows of a query.
+
+        Raises:
+            StateError: the database cannot be read.
+        """
+        with told(self.state.history):
+            return self.connection.execute(sql, values).fetchall()
+
+
+def _where(
+    conditions: Mapping[str, Any], dimensions: Mapping[str, int | str] | None = None
+) -> tuple[str, list[Any]]:
+    """The clause for those conditions whose value is given, and the values to bind."""
+    given = {condition: value for condition, value in conditions.items() if value is not None}
+    clauses, values = list(given), [str(v) if isinstance(v, Verdict) else v for v in given.values()]
+    for name, value in (dimensions or {}).items():
+        clauses.append(
+            "EXISTS (SELECT 1 FROM json_each(dimensions) d WHERE d.key = ? AND CAST(d.value AS TEXT) = ?)"
+        )
+        values += [name, str(value)]
+    return (f"WHERE {' AND '.join(clauses)}" if clauses else ""), values
+
+
+def _distance(problem: Problem, other: Mapping[str, int | str]) -> float:
+    """Squared distance in log2 space over the dimensions along which neighbours are sought."""
+    return sum(
+        math.log2(max(1, int(problem[name])) / max(1, int(other.get(name, 1)))) ** 2
+        for name in problem.nearest
+    )

@@ -1,0 +1,178 @@
+"""What the study and its worker say to each other: MessagePack structs, told apart by their tag."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import msgspec
+
+# msgspec evaluates the annotations when a message is first encoded or decoded.
+from autotune.measure.comparison import Comparison, Rules  # noqa: TC001
+from autotune.store.records import Configuration, Measurement  # noqa: TC001
+
+PROTOCOL = 1
+"""Raised when messages change: a worker's interpreter may hold another version of autotune."""
+
+MARKER = struct.Struct("i")
+"""What the marker, a memory file that both sides hold, contains: the index of the contender that runs. It
+tells whose fault it was when a comparison's process dies, without a message per sample."""
+
+
+class _Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """A message; its tag is the class's name."""
+
+
+class Prepare(_Message, frozen=True):
+    """Make weights, activations and references of a problem; all slots of an earlier one are dropped."""
+
+    workload: str
+    dimensions: dict[str, int | str]
+    nearest: tuple[str, ...]
+    seed: int
+
+
+class Build(_Message, frozen=True):
+    """Build a configuration into a slot."""
+
+    slot: str
+    configuration: Configuration
+
+
+class Check(_Message, frozen=True):
+    """Compare a slot's outputs with the reference, on activations of this seed and the next."""
+
+    slot: str
+    seed: int
+
+
+class Measure(_Message, frozen=True):
+    """Sample a slot's latency."""
+
+    slot: str
+    budget_seconds: float
+    min_samples: int
+    clearly_slower_than_ns: float | None
+    cache: str
+
+
+class Compare(_Message, frozen=True):
+    """Run slots in interleaved rounds."""
+
+    slots: tuple[str, ...]
+    baseline: str
+    incumbent: str | None
+    rules: Rules
+    seed: int
+
+
+class Release(_Message, frozen=True):
+    """Drop what a slot holds."""
+
+    slot: str
+
+
+class MeasureCeilings(_Message, frozen=True):
+    """Measure memory bandwidth and matmul rates."""
+
+
+class Ready(_Message, frozen=True):
+    """The worker's first message, once everything is imported.
+
+    Attributes:
+        pid: of the process that runs trials.
+        resident_bytes: memory that it holds before the first trial.
+        stack: software facts of its interpreter.
+    """
+
+    protocol: int
+    pid: int
+    resident_bytes: int
+    stack: dict[str, Any]
+
+
+class Prepared(_Message, frozen=True):
+    """A problem is ready.
+
+    Attributes:
+        flops: floating-point operations that cannot be avoided, a multiply-add counting two.
+        bytes: least bytes that must move.
+        dtype: the data type whose matmul ceiling applies.
+        seconds: time that making it took.
+    """
+
+    flops: int
+    bytes: int
+    dtype: str
+    seconds: float
+
+
+class Built(_Message, frozen=True):
+    """A slot is ready.
+
+    Attributes:
+        compile_seconds: packing, compiling and the first call.
+        memory_bytes: what the configuration holds: packed weights, workspace, weights kept as they are.
+    """
+
+    compile_seconds: float
+    memory_bytes: int
+
+
+class Checked(_Message, frozen=True):
+    """Relative error of a slot."""
+
+    error: float
+
+
+class Measured(_Message, frozen=True):
+    """Latency of a slot."""
+
+    measurement: Measurement
+
+
+class Compared(_Message, frozen=True):
+    """What the rounds showed."""
+
+    comparison: Comparison
+
+
+class CeilingsMeasured(_Message, frozen=True):
+    """Limits of the machine: bytes per second, operations per second by data type, and when."""
+
+    memory_bandwidth_bytes_per_s: float
+    matmul_flops: dict[str, float]
+    measured_at: float
+
+
+class Released(_Message, frozen=True):
+    """A slot is empty."""
+
+
+class Failed(_Message, frozen=True):
+    """A trial did not end well.
+
+    Attributes:
+        spoilt: the process must not run anything else: its inputs were written to.
+    """
+
+    verdict: str
+    reason: str
+    slot: str = ""
+    spoilt: bool = False
+
+
+class Refused(_Message, frozen=True):
+    """The request itself was wrong: an unknown workload, a module that cannot be imported."""
+
+    reason: str
+
+
+Request = Prepare | Build | Check | Measure | Compare | Release | MeasureCeilings
+Reply = (
+    Ready | Prepared | Built | Checked | Measured | Compared | CeilingsMeasured | Released | Failed | Refused
+)
+
+encode = msgspec.msgpack.Encoder().encode
+decode_request = msgspec.msgpack.Decoder(Request).decode
+decode_reply = msgspec.msgpack.Decoder(Reply).decode

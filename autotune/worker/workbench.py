@@ -1,0 +1,253 @@
+"""The workbench: one prepared problem and the configurations built for it, inside the worker."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import sys
+import time
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from autotune.errors import AutotuneError, InternalError, TrialError
+from autotune.fingerprint.cpu import cpu_facts
+from autotune.measure.comparison import compare
+from autotune.measure.correctness import check, checksum
+from autotune.measure.latency import measure_latency, warm_up
+from autotune.measure.memory import MemoryHeld, says_out_of_memory
+from autotune.measure.statistics import StoppingRule
+from autotune.measure.timers import garbage_collection_paused, timer_for
+from autotune.space.problem import Problem
+from autotune.store.records import Verdict
+from autotune.worker import messages
+from autotune.worker.messages import MARKER
+from autotune.workloads.registry import workload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from autotune.measure.timers import Timer
+    from autotune.workloads.base import Kernel, Tensors, Workload
+
+CASES_KEPT = 4
+"""Activations with their references: a study checks all its configurations on the same two."""
+COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
+"""Modules whose exceptions are compile errors even where they surface in the first call."""
+LONGEST_REASON = 300
+
+
+class Case(NamedTuple):
+    """Activations and what they should yield."""
+
+    activations: Tensors
+    reference: Any
+
+
+class Slot(NamedTuple):
+    """A built configuration."""
+
+    configuration: Mapping[str, Any]
+    kernel: Kernel
+    arguments: tuple[torch.Tensor, ...]
+
+    @property
+    def call(self) -> partial[Any]:
+        """The kernel on the problem's activations."""
+        return partial(self.kernel, *self.arguments)
+
+
+class Workbench:
+    """Runs the stages of trials.
+
+    Args:
+        device: `cpu`.
+        marker: descriptor of the memory file in which a comparison notes its contender.
+    """
+
+    def __init__(self, device: str, marker: int) -> None:
+        self.device = device
+        self.spoilt = False
+        self._marker = mmap.mmap(marker, MARKER.size)
+        facts = cpu_facts()
+        # torch counts the cores of the machine; a container may use fewer.
+        self._threads = int(facts["cores"])
+        self._l3_bytes = int(facts["l3_bytes"])
+        self._timers: dict[str, Timer] = {}
+        self._problem: Problem | None = None
+        self._workload: Workload
+        self._weights: Tensors
+        self._weights_sum = 0
+        self._cases: dict[int, Case] = {}
+        self._slots: dict[str, Slot] = {}
+        # Inference code runs without gradients; set once, so that nothing compiles twice for two modes.
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(self._threads)
+        self._timer("cold")
+        # What is imported by now stays: collections need not look through torch's 100,000 objects again.
+        gc.collect()
+        gc.freeze()
+
+    def prepare(self, request: messages.Prepare) -> messages.Prepared:
+        """Make a problem's weights, activations and references."""
+        start = time.perf_counter()
+        self._problem = None
+        self._slots, self._cases = {}, {}
+        self._workload = workload(request.workload)
+        problem = Problem(request.workload, request.dimensions, request.nearest)
+        with _failing_as(Verdict.CRASHED):
+            self._weights = self._workload.weights(problem, request.seed, self.device)
+            self._weights_sum = checksum(self._weights.values())
+            self._problem = problem
+            self._seed = request.seed
+            for seed in (request.seed, request.seed + 1):
+                self._case(seed)
+            cost = self._workload.cost(problem)
+        return messages.Prepared(cost.flops, cost.bytes, cost.dtype, time.perf_counter() - start)
+
+    def build(self, request: messages.Build) -> messages.Built:
+        """Build a configuration, first call included: what compiles lazily compiles here."""
+        problem = self._prepared()
+        self._slots.pop(request.slot, None)
+        held = MemoryHeld(self._weights.values())
+        modules = len(sys.modules)
+        start = time.perf_counter()
+        with _failing_as(Verdict.COMPILE_ERROR):
+            # Tensors of its own on the same storage: what the build keeps can be told from what we hold.
+            weights = {name: weight.detach() for name, weight in self._weights.items()}
+            kernel = self._workload.build(problem, request.configuration, weights)
+            del weights
+            arguments = self._arguments(request.configuration, self._case(self._seed).activations)
+        with _failing_as(Verdict.CRASHED):
+            kernel(*arguments)
+        seconds = time.perf_counter() - start
+        if len(sys.modules) > modules + 100:
+            gc.freeze()  # a compiler was imported, to stay
+        self._slots[request.slot] = Slot(request.configuration, kernel, arguments)
+        return messages.Built(seconds, held.bytes_since())
+
+    def check(self, request: messages.Check) -> messages.Checked:
+        """Relative error on activations of two seeds, the larger."""
+        slot = self._slot(request.slot)
+        cases = [self._case(seed) for seed in (request.seed, request.seed + 1)]
+        calls = [(self._arguments(slot.configuration, case.activations), case.reference) for case in cases]
+        inputs = [tensor for case in cases for tensor in case.activations.values()]
+        inputs += [tensor for arguments, _ in calls for tensor in arguments]
+        before = checksum(inputs)
+        try:
+            with _failing_as(Verdict.CRASHED):
+                error = check(slot.kernel, calls)
+        finally:
+            if checksum(inputs) != before or checksum(self._weights.values()) != self._weights_sum:
+                self.spoilt = True
+                raise TrialError(Verdict.WRONG, "changed its inputs; expected them to be left alone")
+        return messages.Checked(error)
+
+    def measure(self, request: messages.Measure) -> messages.Measured:
+        """Latency of a slot."""
+        rule = StoppingRule(
+            request.budget_seconds,
+            min_samples=request.min_samples,
+            clearly_slower_than_ns=request.clearly_slower_than_ns,
+        )
+        slot, timer = self._slot(request.slot), self._timer(request.cache)
+        with _failing_as(Verdict.CRASHED):
+            return messages.Measured(measure_latency(timer, slot.call, rule))
+
+    def compare(self, request: messages.Compare) -> messages.Compared:
+        """Interleaved rounds over slots, cold-cache."""
+        calls = [self._slot(name).call for name in request.slots]
+        timer = self._timer("cold")
+
+        def sample(i: int) -> float:
+            MARKER.pack_into(self._marker, 0, i)
+            return timer.sample(calls[i])
+
+        MARKER.pack_into(self._marker, 0, 0)
+        try:
+            with _failing_as(Verdict.CRASHED), garbage_collection_paused():
+                for i, call in enumerate(calls):
+                    MARKER.pack_into(self._marker, 0, i)
+                    warm_up(call, request.rules.budget_seconds / len(calls))
+                comparison = compare(
+                    sample,
+                    request.slots,
+                    baseline=request.baseline,
+                    incumbent=request.incumbent,
+                    rules=request.rules,
+                    seed=request.seed,
+                )
+        except TrialError as failure:
+            failure.slot = request.slots[MARKER.unpack_from(self._marker)[0]]
+            raise
+        return messages.Compared(comparison)
+
+    def release(self, request: messages.Release) -> messages.Released:
+        """Drop a slot."""
+        self._slots.pop(request.slot, None)
+        return messages.Released()
+
+    def ceilings(self) -> messages.CeilingsMeasured:
+        """Limits of the machine."""
+        from autotune.measure.ceilings import measure_ceilings
+
+        with _failing_as(Verdict.CRASHED):
+            limits = measure_ceilings(self._l3_bytes)
+        return messages.CeilingsMeasured(
+            limits.memory_bandwidth_bytes_per_s, dict(limits.matmul_flops), limits.measured_at
+        )
+
+    def _prepared(self) -> Problem:
+        if self._problem is None:
+            raise InternalError("the worker has no problem; expected a prepare before")
+        return self._problem
+
+    def _slot(self, name: str) -> Slot:
+        if name not in self._slots:
+            raise InternalError(f"slot {name!r} is empty; expected a build before")
+        return self._slots[name]
+
+    def _timer(self, cache: str) -> Timer:
+        if cache not in self._timers:
+            self._timers[cache] = timer_for(self.device, cache=cache, l3_bytes=self._l3_bytes)
+        return self._timers[cache]
+
+    def _case(self, seed: int) -> Case:
+        if seed not in self._cases:
+            problem = self._prepared()
+            activations = self._workload.activations(problem, seed, self.device)
+            reference = self._workload.reference(problem, self._weights, activations)
+            while len(self._cases) >= CASES_KEPT:
+                del self._cases[next(iter(self._cases))]
+            self._cases[seed] = Case(activations, reference)
+        return self._cases[seed]
+
+    def _arguments(self, configuration: Mapping[str, Any], activations: Tensors) -> tuple[torch.Tensor, ...]:
+        """What the kernel is called with: activations, in the layout in which production would hold them."""
+        packed = self._workload.pack_activations(self._prepared(), configuration, activations)
+        return tuple(packed.values())
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as a reason: its type and the first line of its text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, AutotuneError):
+        return lines[0] if lines else type(error).__name__
+    return ": ".join([type(error).__name__, *lines[:1]])[:LONGEST_REASON]
+
+
+@contextmanager
+def _failing_as(verdict: Verdict) -> Iterator[None]:
+    """Turn what a configuration raises into the verdict on it, `SystemExit` included."""
+    try:
+        yield
+    except AutotuneError:
+        raise
+    except BaseException as error:
+        if isinstance(error, MemoryError) or says_out_of_memory(str(error)):
+            verdict = Verdict.OUT_OF_MEMORY
+        elif type(error).__module__.startswith(COMPILERS):
+            verdict = Verdict.COMPILE_ERROR
+        raise TrialError(verdict, one_line(error)) from None

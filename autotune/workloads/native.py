@@ -1,0 +1,110 @@
+"""C++ kernels for the CPU, compiled for this very CPU and for fixed sizes when a configuration is built.
+
+Tile sizes become constants of the compiled code, so they are kernel parameters as on a GPU. A compiled kernel is
+kept under the cache folder and found again by its source, definitions, compiler and CPU. It shares torch's
+OpenMP threads: the library name `libgomp.so.1` is already taken by the one that torch has loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from typing import TYPE_CHECKING
+
+from autotune import paths
+from autotune.errors import InternalError, UsageError
+from autotune.fingerprint.cpu import cpu_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernels")
+
+# No -ffast-math: it would cancel the rounding trick in `exp_nonpositive`.
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp",
+    "-fPIC",
+    "-shared",
+)
+
+STORAGE_TYPES = {"bfloat16": "bfloat16", "float16": "_Float16", "float32": "float"}
+"""C++ storage type by the name of a torch type."""
+
+
+@functools.lru_cache(maxsize=256)
+def _load(path: str) -> ctypes.CDLL:
+    return ctypes.CDLL(path)
+
+
+def compile_kernel(source: str, definitions: Mapping[str, int | str]) -> ctypes.CDLL:
+    """The library compiled from `kernels/<source>` with these preprocessor definitions.
+
+    Args:
+        source: file name, e.g. `attention.cpp`.
+        definitions: name to value, as in `-Dname=value`.
+
+    Raises:
+        UsageError: this machine has no C++ compiler.
+        InternalError: the compiler refuses the source.
+    """
+    compiler, version = _compiler()
+    options = [f"-D{name}={value}" for name, value in sorted(definitions.items())]
+    parts = [version, cpu_digest(), *FLAGS, *options, source, *_source_texts()]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    folder = os.path.join(paths.cache_dir(), "native")
+    path = os.path.join(folder, f"{digest}.so")
+    if not os.path.exists(path):
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            built = os.path.join(scratch, "kernel.so")
+            command = [compiler, *FLAGS, *options, "-o", built, os.path.join(SOURCES, source)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                reason = next(
+                    (line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200]
+                )
+                raise InternalError(f"{source}: {compiler} failed with {' '.join(options)}: {reason}")
+            os.replace(built, path)
+    return _load(path)
+
+
+def address(tensor: torch.Tensor | None) -> int:
+    """Address of a tensor's first element; 0 for none."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+@functools.lru_cache(maxsize=1)
+def _compiler() -> tuple[str, str]:
+    """The compiler's path and its version."""
+    for name in (os.environ.get("CXX", ""), "g++", "c++"):
+        found = shutil.which(name) if name else None
+        if found:
+            done = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
+            return found, done.stdout.partition("\n")[0]
+    raise UsageError(
+        "native kernels need a C++ compiler, and none is on PATH: install g++, or set CXX to one"
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _source_texts() -> tuple[str, ...]:
+    """All sources and headers: a change of any of them compiles anew."""
+    texts = []
+    for name in sorted(os.listdir(SOURCES)):
+        if name.endswith((".cpp", ".hpp")):
+            with open(os.path.join(SOURCES, name), encoding="utf-8") as file:
+                texts.append(file.read())
+    return tuple(texts)

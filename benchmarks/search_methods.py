@@ -1,0 +1,255 @@
+"""The searches that `search_efficiency.py` compares, each replaying one landscape with one seed."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import importlib.util
+import io
+import json
+import random
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+
+from autotune.search.landscape import Landscape, read_landscape
+from autotune.search.sampler import PoolSearch, PriorStudy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+MOST_PROPOSALS = 20
+"""Proposals per evaluation after which a search that keeps repeating itself, or proposing what is invalid, is
+stopped; its best so far then stands for the rest."""
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class Spent(Exception):
+    """The budget of evaluations, or of proposals, is used up."""
+
+
+@dataclass
+class Replay:
+    """One run on a landscape: what was tried, in order.
+
+    A configuration that a static constraint rules out is free, and so is one tried before, whose result is
+    known; both are proposals all the same. One that was compiled or run and failed is an evaluation.
+    """
+
+    landscape: Landscape
+    evaluations: int
+    rows: list[int] = field(default_factory=list)
+    proposals: int = 0
+    seconds: float = 0.0
+
+    def evaluate(self, row: int | None) -> float:
+        """The time of a row in milliseconds, NaN where it failed; None is a configuration that is invalid."""
+        if len(self.rows) >= min(self.evaluations, len(self.landscape)):
+            raise Spent
+        if self.proposals >= MOST_PROPOSALS * self.evaluations:
+            raise Spent
+        self.proposals += 1
+        if row is None:
+            return np.nan
+        if row not in self.rows:
+            self.rows.append(row)
+        return float(self.landscape.times[row])
+
+    @contextlib.contextmanager
+    def thinking(self) -> Iterator[None]:
+        """Counts the time within as the search's own."""
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
+
+    def best_so_far(self) -> list[float]:
+        """Best time after each evaluation; before the first success, the worst there is."""
+        times = self.landscape.times[self.rows]
+        best = np.fmin.accumulate(np.concatenate([[np.nanmax(self.landscape.times)], times]))[1:]
+        return [*best.tolist(), *[float(best[-1])] * (self.evaluations - len(best))]
+
+
+def pool_search(replay: Replay, seed: int, prior: Sequence[PriorStudy] = ()) -> None:
+    """Our own, cold or with earlier studies."""
+    with replay.thinking():
+        search = PoolSearch(replay.landscape.pool, seed, prior)
+    while True:
+        with replay.thinking():
+            row = search.ask()
+        value = replay.evaluate(row)
+        with replay.thinking():
+            search.tell(row, None if np.isnan(value) else value)
+
+
+def random_search(replay: Replay, seed: int) -> None:
+    """Valid configurations in random order."""
+    for row in np.random.default_rng(seed).permutation(len(replay.landscape)):
+        replay.evaluate(int(row))
+    raise Spent
+
+
+def optuna_search(sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Callable[[Replay, int], None]:
+    """An Optuna sampler over categorical parameters; what is invalid or failed is told as pruned."""
+
+    def search(replay: Replay, seed: int) -> None:
+        pool = replay.landscape.pool
+        with warnings.catch_warnings(), replay.thinking():
+            warnings.simplefilter("ignore")
+            study = optuna.create_study(sampler=sampler(seed))
+        while True:
+            with warnings.catch_warnings(), replay.thinking():
+                warnings.simplefilter("ignore")
+                trial = study.ask()
+                chosen = {p.name: trial.suggest_categorical(p.name, p.values) for p in pool.parameters}
+            value = replay.evaluate(pool.find(chosen))
+            with replay.thinking():
+                if np.isnan(value):
+                    study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                else:
+                    study.tell(trial, value)
+
+    return search
+
+
+def kernel_tuner_search(strategy: str, path: Path) -> Callable[[Replay, int], None]:
+    """A strategy of Kernel Tuner in its simulation mode."""
+
+    def search(replay: Replay, seed: int) -> None:
+        import kernel_tuner
+
+        content, file = _simulation_cache(path)
+        names = content["tune_params_keys"]
+        keys = frozenset(content["cache"])
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002: the strategies use it
+        with replay.thinking(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results, _ = kernel_tuner.tune_kernel(
+                content["kernel_name"],
+                f"__global__ void {content['kernel_name']}() {{}}",
+                content.get("problem_size", 1),
+                [],
+                {name: content["tune_params"][name] for name in names},
+                restrictions=lambda chosen: ",".join(str(chosen[name]) for name in names) in keys,
+                lang="CUDA",
+                strategy=strategy,
+                strategy_options={"max_fevals": min(replay.evaluations, len(keys))},
+                cache=file,
+                simulation_mode=True,
+                quiet=True,
+                seed=seed,
+            )
+        for result in results:
+            replay.evaluate(replay.landscape.pool.find({name: result[name] for name in names}))
+        raise Spent
+
+    return search
+
+
+@cache
+def _simulation_cache(path: Path) -> tuple[dict[str, Any], str]:
+    """A landscape as the uncompressed file that Kernel Tuner reads, for as long as this process lives."""
+    raw = path.read_bytes()
+    content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+    content.setdefault("problem_size", 1)
+    file = Path(tempfile.mkdtemp(prefix="search-efficiency-")) / "cache.json"
+    file.write_text(json.dumps(content))
+    return content, str(file)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A search to compare.
+
+    Attributes:
+        label: in tables and figures.
+        needs: import name that must be installed.
+        seeds: most seeds worth running; fewer than asked for where one run takes minutes.
+    """
+
+    label: str
+    needs: str = ""
+    seeds: int = 1_000_000
+
+    @property
+    def installed(self) -> bool:
+        """Whether it can run here."""
+        return not self.needs or importlib.util.find_spec(self.needs) is not None
+
+
+METHODS = {
+    "cold": Method("autotune, cold"),
+    "transfer": Method("autotune, with other devices' studies"),
+    "shuffled": Method("autotune, with those studies' times shuffled"),
+    "tpe": Method("Optuna TPE, categorical, pruned"),
+    "gp": Method("Optuna GP, categorical, pruned", needs="torch", seeds=2),
+    "random": Method("random"),
+    "kt-ga": Method("Kernel Tuner genetic algorithm", needs="kernel_tuner"),
+    "kt-greywolf": Method("Kernel Tuner adaptive tabu grey wolf", needs="kernel_tuner"),
+    "kt-vndx": Method("Kernel Tuner hybrid VNDX", needs="kernel_tuner"),
+}
+
+STRATEGIES = {
+    "kt-ga": "genetic_algorithm",
+    "kt-greywolf": "adaptive_tabu_greywolf",
+    "kt-vndx": "hybrid_vndx",
+}
+
+
+def run(name: str, path: Path, seed: int, evaluations: int, prior: Sequence[tuple[Path, list[int]]]) -> dict[str, Any]:
+    """Run one method on one landscape.
+
+    Args:
+        name: a key of `METHODS`.
+        path: of the landscape.
+        seed: of the method.
+        evaluations: budget.
+        prior: the landscapes of earlier studies, and the rows that were tried there.
+
+    Returns:
+        What is stored: rows tried, best time after each evaluation, proposals, seconds of the search's own.
+    """
+    replay = Replay(read_landscape(path), evaluations)
+    search = {
+        "tpe": optuna_search(lambda s: optuna.samplers.TPESampler(seed=s)),
+        "gp": optuna_search(lambda s: optuna.samplers.GPSampler(seed=s)),
+        "random": random_search,
+        **{key: kernel_tuner_search(strategy, path) for key, strategy in STRATEGIES.items()},
+    }.get(name)
+    try:
+        if search:
+            search(replay, seed)
+        else:
+            pool_search(replay, seed, _studies(prior, seed if name == "shuffled" else None))
+    except Spent:
+        pass
+    return {
+        "rows": replay.rows,
+        "best": replay.best_so_far(),
+        "proposals": replay.proposals,
+        "seconds": replay.seconds,
+    }
+
+
+def _studies(prior: Sequence[tuple[Path, list[int]]], shuffle: int | None) -> list[PriorStudy]:
+    studies = []
+    for path, rows in prior:
+        landscape = read_landscape(path)
+        times = landscape.times[rows]
+        if shuffle is not None:
+            times = np.random.default_rng(shuffle).permutation(times)
+        studies.append(PriorStudy([landscape.pool.configuration(row) for row in rows], times.tolist()))
+    return studies
+
+
+if __name__ == "__main__":
+    sys.exit("this is a part of search_efficiency.py; run that")
