@@ -21,6 +21,7 @@ import sqlite3
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from contextlib import closing
 from functools import lru_cache
@@ -32,14 +33,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import autotune  # noqa: E402
-from autotune.fingerprint.cpu import cpu_digest  # noqa: E402
-from autotune.fingerprint.stack import stack_digest  # noqa: E402
 from autotune.space.declared import declared  # noqa: E402
 from autotune.space.problem import Problem  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+INTERPRETER = [sys.executable, "-S", "-c"]
+"""Without the hooks that installed packages run at every start: those of an editable install take 40 ms and
+load half of what a look-up would. `site`, and the folder it would add, are there as in any interpreter."""
+BARE = "import site\n"
 MOST_FRESH_MS = 15.0
 MOST_HOT_US = 1.5
 WORKLOAD = "linear"
@@ -120,7 +123,7 @@ def publish(folder: Path, rows: int) -> int:
     problems = [Problem.of(WORKLOAD, dimensions, {"m": m, "n": n, "k": k}) for n, k in layers for m in SIZES][
         :rows
     ]
-    device, stack = cpu_digest(), stack_digest("cpu")
+    device, stack = digests()
     with closing(sqlite3.connect(folder / "best.db")) as connection:
         connection.executescript(SCHEMA)
         connection.execute("INSERT INTO device VALUES (?, 'cpu', '', '', '{}', 0)", (device,))
@@ -141,6 +144,13 @@ def publish(folder: Path, rows: int) -> int:
     return len(problems)
 
 
+def digests() -> list[str]:
+    """Device and stack digest as the measured processes see them."""
+    return output_of(
+        "from autotune.fingerprint import cpu, stack; print(cpu.cpu_digest(), stack.stack_digest('cpu'))"
+    ).split()
+
+
 def asked_key() -> str:
     dimensions = declared(WORKLOAD).dimensions
     assert dimensions
@@ -152,7 +162,7 @@ def fresh(folder: Path, repeats: int) -> Report:
     arguments = ", ".join(f"{name}={value}" for name, value in ASKED.items())
     query = f"SELECT configuration FROM choice WHERE workload = '{WORKLOAD}' AND problem = '{asked_key()}'"
     programs = {
-        "bare interpreter": "pass",
+        "bare interpreter": "",
         "get_best_config": (
             f"import autotune; best = autotune.get_best_config({WORKLOAD!r}, {arguments}); "
             "assert best.match == 'exact'"
@@ -190,14 +200,19 @@ def beside_bare(rounds: list[dict[str, tuple[float, float]]], name: str) -> Repo
 def child_environment() -> dict[str, str]:
     # With bytecode written, as it is when a package is installed.
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPATH": str(ROOT)}
+    return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])}
+
+
+def output_of(program: str) -> str:
+    command = [*INTERPRETER, BARE + program]
+    return subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=True).stdout
 
 
 def run(program: str) -> tuple[float, float]:
     """Milliseconds from start to exit of a new interpreter with a program: wall-clock and CPU time."""
     environment = child_environment()
     started = perf_counter_ns()
-    child = os.posix_spawn(sys.executable, [sys.executable, "-c", program], environment)
+    child = os.posix_spawn(sys.executable, [*INTERPRETER, BARE + program], environment)
     _, status, usage = os.wait4(child, 0)
     elapsed = perf_counter_ns() - started
     if status:
@@ -283,17 +298,11 @@ def sqlite_look_up(path: Path) -> Callable[[], object]:
 def loaded_modules() -> Report:
     """What a look-up loads beyond a bare interpreter."""
     arguments = ", ".join(f"{name}={value}" for name, value in ASKED.items())
-    program = f"""if True:
-        import sys
-        bare = set(sys.modules)
-        import autotune
-        autotune.get_best_config({WORKLOAD!r}, {arguments})
-        print(*sorted(set(sys.modules) - bare))
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=child_environment(), capture_output=True, text=True, check=True
+    program = (
+        "import sys; bare = set(sys.modules); import autotune; "
+        f"autotune.get_best_config({WORKLOAD!r}, {arguments}); print(*sorted(set(sys.modules) - bare))"
     )
-    loaded = done.stdout.split()
+    loaded = output_of(program).split()
     allowed = {"autotune", *sys.stdlib_module_names}
     return {"loaded": loaded, "foreign": [name for name in loaded if name.partition(".")[0] not in allowed]}
 

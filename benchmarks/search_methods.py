@@ -33,7 +33,7 @@ stopped; its best so far then stands for the rest."""
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-class Spent(Exception):
+class BudgetSpentError(Exception):
     """The budget of evaluations, or of proposals, is used up."""
 
 
@@ -54,9 +54,9 @@ class Replay:
     def evaluate(self, row: int | None) -> float:
         """The time of a row in milliseconds, NaN where it failed; None is a configuration that is invalid."""
         if len(self.rows) >= min(self.evaluations, len(self.landscape)):
-            raise Spent
+            raise BudgetSpentError
         if self.proposals >= MOST_PROPOSALS * self.evaluations:
-            raise Spent
+            raise BudgetSpentError
         self.proposals += 1
         if row is None:
             return np.nan
@@ -94,7 +94,7 @@ def random_search(replay: Replay, seed: int) -> None:
     """Valid configurations in random order."""
     for row in np.random.default_rng(seed).permutation(len(replay.landscape)):
         replay.evaluate(int(row))
-    raise Spent
+    raise BudgetSpentError
 
 
 def optuna_search(sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Callable[[Replay, int], None]:
@@ -130,7 +130,7 @@ def kernel_tuner_search(strategy: str, path: Path) -> Callable[[Replay, int], No
         names = content["tune_params_keys"]
         keys = frozenset(content["cache"])
         random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002: the strategies use it
+        np.random.seed(seed)
         with replay.thinking(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             results, _ = kernel_tuner.tune_kernel(
@@ -150,7 +150,7 @@ def kernel_tuner_search(strategy: str, path: Path) -> Callable[[Replay, int], No
             )
         for result in results:
             replay.evaluate(replay.landscape.pool.find({name: result[name] for name in names}))
-        raise Spent
+        raise BudgetSpentError
 
     return search
 
@@ -205,7 +205,9 @@ STRATEGIES = {
 }
 
 
-def run(name: str, path: Path, seed: int, evaluations: int, prior: Sequence[tuple[Path, list[int]]]) -> dict[str, Any]:
+def run(
+    name: str, path: Path, seed: int, evaluations: int, prior: Sequence[tuple[Path, list[int]]]
+) -> dict[str, Any]:
     """Run one method on one landscape.
 
     Args:
@@ -230,7 +232,7 @@ def run(name: str, path: Path, seed: int, evaluations: int, prior: Sequence[tupl
             search(replay, seed)
         else:
             pool_search(replay, seed, _studies(prior, seed if name == "shuffled" else None))
-    except Spent:
+    except BudgetSpentError:
         pass
     return {
         "rows": replay.rows,

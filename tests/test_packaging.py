@@ -44,6 +44,15 @@ def environment(folder: Path, *requirements: str | Path) -> Path:
     return programs
 
 
+def declarative_files() -> set[str]:
+    return {
+        str(path.relative_to(ROOT))
+        for folder in DATA
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
@@ -80,12 +89,7 @@ def test_only_the_name_autotune_is_installed(names: set[str]) -> None:
 
 
 def test_the_wheel_carries_every_declarative_file(names: set[str]) -> None:
-    expected = {
-        f"autotune/_data/{path.relative_to(ROOT)}"
-        for folder in DATA
-        for path in (ROOT / folder).rglob("*")
-        if path.is_file() and not path.name.startswith(".")
-    }
+    expected = {f"autotune/_data/{name}" for name in declarative_files()}
     assert "autotune/_data/search_spaces/models/kimi-k2.5.json" in expected
     assert expected <= names
 
@@ -119,11 +123,12 @@ print(sorted(names - sys.stdlib_module_names - {"__main__", "autotune"}))
 
 
 def test_the_base_install_finds_its_data_inside_the_package(base: Path, tmp_path: Path) -> None:
-    code = """
+    folders = sorted({name.partition("/")[0] for name in declarative_files()})
+    code = f"""
 import os
 from autotune import paths
 from autotune.space.models import load_model
-for folder in ("search_spaces", "hardware", "db", "systemd"):
+for folder in {folders}:
     assert os.path.relpath(paths.data_dir(folder), paths.PACKAGE_DIR) == os.path.join("_data", folder)
 print(load_model("kimi-k2.5").hidden)
 """

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from autotune.cli import (
-    bench,
-    best,
-    database,
-    doctor,
-    fingerprint,
-    history,
-    plan,
-    report,
-    rollback,
-    spaces,
-    tune,
-)
+from autotune.cli.bench import bench
+from autotune.cli.best import best
+from autotune.cli.database import app as database
+from autotune.cli.doctor import doctor
+from autotune.cli.fingerprint import fingerprint
+from autotune.cli.history import compare, explain, history, show
+from autotune.cli.plan import plan
+from autotune.cli.report import report
+from autotune.cli.rollback import rollback
+from autotune.cli.spaces import spaces
+from autotune.cli.tune import tune
 
 app = typer.Typer(
     help="Hardware-aware autotuning for inference nodes.",
@@ -28,17 +26,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-app.command("fingerprint")(fingerprint.fingerprint)
-app.command("spaces")(spaces.spaces)
-app.command("plan")(plan.plan)
-app.command("tune")(tune.tune)
-app.command("best")(best.best)
-app.command("history")(history.history)
-app.command("show")(history.show)
-app.command("explain")(history.explain)
-app.command("compare")(history.compare)
-app.command("report")(report.report)
-app.command("bench")(bench.bench)
-app.command("rollback")(rollback.rollback)
-app.add_typer(database.app, name="db")
-app.command("doctor")(doctor.doctor)
+for command in (
+    fingerprint,
+    spaces,
+    plan,
+    tune,
+    best,
+    history,
+    show,
+    explain,
+    compare,
+    report,
+    bench,
+    rollback,
+    doctor,
+):
+    app.command(command.__name__)(command)
+app.add_typer(database, name="db")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +30,8 @@ def bench(
     options.import_modules(module)
     wanted = options.problem(workload, problem)
     device = device_named("cpu")
-    found = get_best_config(workload, device="cpu", **wanted.dimensions)
+    dimensions: dict[str, Any] = wanted.dimensions
+    found = get_best_config(workload, device="cpu", **dimensions)
     baseline = SearchSpace.build(declaration(workload), wanted, device.facts).baseline
     budget = options.seconds(seconds, "--budget")
     with make_worker(load_settings(), device, module or []) as worker:
@@ -58,7 +59,8 @@ def bench(
             {
                 "baseline": f"{output.latency(proof.baseline_ns)}  {output.configuration(baseline)}",
                 "winner": f"{output.latency(proof.latency_ns)}  {output.configuration(found)}",
-                "speed-up": f"{output.speedup(proof.against_baseline)} in {proof.rounds} rounds, {proof.stopped}",
+                "speed-up": output.speedup(proof.against_baseline),
+                "rounds": f"{proof.rounds}, {proof.stopped}",
                 "error": f"{output.error(errors['winner'])}, baseline {output.error(errors['baseline'])}",
             }
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json as json_format
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autotune.cli import options
 from autotune.errors import UsageError
+
+if TYPE_CHECKING:
+    from autotune import BestConfig
 
 Qualifiers = Annotated[
     list[str] | None,
@@ -42,9 +45,16 @@ def best(
         **options.dimensions(problem),
     )
     if json:
-        output.print_json(found.as_dict())
+        output.print_json(_as_row(found))
     else:
         output.console.print(found.explain())
+
+
+def _as_row(found: BestConfig) -> dict[str, object]:
+    provenance = found.provenance()
+    for name in ("problem", "tuned_for"):
+        provenance[name] = provenance[name].dimensions
+    return {"configuration": dict(found), **provenance}
 
 
 def _qualifiers(words: list[str] | None) -> dict[str, object] | None:

@@ -45,8 +45,8 @@ def check(
 def backup(json: options.Json = False) -> None:
     """Write a verified copy of the history into the state folder's backups."""
     from autotune.cli import output
-    from autotune.store.backup import backup as back_up
     from autotune.store import open_history
+    from autotune.store.backup import backup as back_up
 
     with open_history() as history:
         path = back_up(history)

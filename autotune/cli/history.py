@@ -231,7 +231,8 @@ def _print_trial(study: StudyEntry, trial: Trial) -> None:
     measured = trial.measurement
     if measured:
         facts |= {
-            "samples": f"{len(measured.samples_ns)}, {measured.timer}, {measured.cache} cache, {measured.stopped}",
+            "samples": f"{len(measured.samples_ns)}, {measured.stopped}",
+            "timer": f"{measured.timer}, {measured.cache} cache",
             "p50": output.latency(measured.p50_ns),
             "p90": output.latency(measured.p90_ns),
             "p99": output.latency(measured.p99_ns),

@@ -120,12 +120,15 @@ class BestConfig(Mapping[str, object]):
         raise AttributeError(f"a BestConfig cannot be changed: {name!r}; dict(best) gives a copy that can")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        provenance = {name: getattr(self, name) for name in _PROVENANCE}
-        return _restore, (self._configuration, provenance)
+        return _restore, (self._configuration, self.provenance())
 
     def __repr__(self) -> str:
         gain = f", {self.speedup:.2f}x over the baseline" if self.speedup is not None else ""
         return f"<BestConfig {self.problem}: {self._settings()} ({self.match}{gain})>"
+
+    def provenance(self) -> dict[str, Any]:
+        """Every attribute by its name."""
+        return {name: getattr(self, name) for name in _PROVENANCE}
 
     def explain(self) -> str:
         """Where this configuration comes from, in a few lines for people."""

@@ -57,7 +57,7 @@ def check(path: str) -> Checked:
             raise DatabaseError(f"{path}: is missing; `autotune tune` makes it") from None
         if not stat.S_ISREG(status.st_mode):
             raise DatabaseError(f"{path}: is not a regular file; move it away")
-        kind, version, found = _read(path) if status.st_size else ("unknown", 0, ["is empty"])
+        kind, version, found = _read(path)
     return Checked(path, kind, version, status.st_size, tuple(found))
 
 
@@ -156,7 +156,9 @@ def replace_history(state: StateDir, source: str | None, mark: str) -> str | Non
 def _read(path: str) -> tuple[str, int, list[str]]:
     try:
         with closing(connect(path, "ro")) as connection:
-            kind, version = require(connection, path, "history", "snapshot")
+            kind, version = require(connection, path, "history", "snapshot", "empty")
+            if kind == "empty":
+                return "unknown", 0, ["is empty"]
             found = faults(connection, thorough=True)
             if kind == "snapshot" and not found:
                 found = _snapshot_faults(connection)

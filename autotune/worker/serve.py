@@ -61,6 +61,7 @@ def _limit_memory(trials_bytes: int) -> None:
 
 
 def _answer(bench: Workbench, request: messages.Request) -> messages.Reply:
+    bench.settle()
     try:
         match request:
             case messages.Prepare():

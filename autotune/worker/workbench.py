@@ -82,13 +82,17 @@ class Workbench:
         self._weights_sum = 0
         self._cases: dict[int, Case] = {}
         self._slots: dict[str, Slot] = {}
-        # Inference code runs without gradients; set once, so that nothing compiles twice for two modes.
-        torch.set_grad_enabled(False)
-        torch.set_num_threads(self._threads)
+        self.settle()
         self._timer("cold")
         # What is imported by now stays: collections need not look through torch's 100,000 objects again.
         gc.collect()
         gc.freeze()
+
+    def settle(self) -> None:
+        """Undo what a configuration may have changed for the whole process."""
+        # Inference code runs without gradients; the same everywhere, so that nothing compiles for two modes.
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(self._threads)
 
     def prepare(self, request: messages.Prepare) -> messages.Prepared:
         """Make a problem's weights, activations and references."""
@@ -111,15 +115,15 @@ class Workbench:
         """Build a configuration, first call included: what compiles lazily compiles here."""
         problem = self._prepared()
         self._slots.pop(request.slot, None)
-        held = MemoryHeld(self._weights.values())
         modules = len(sys.modules)
-        start = time.perf_counter()
         with _failing_as(Verdict.COMPILE_ERROR):
+            arguments = self._arguments(request.configuration, self._case(self._seed).activations)
+            held = MemoryHeld(self._weights.values())
+            start = time.perf_counter()
             # Tensors of its own on the same storage: what the build keeps can be told from what we hold.
             weights = {name: weight.detach() for name, weight in self._weights.items()}
             kernel = self._workload.build(problem, request.configuration, weights)
             del weights
-            arguments = self._arguments(request.configuration, self._case(self._seed).activations)
         with _failing_as(Verdict.CRASHED):
             kernel(*arguments)
         seconds = time.perf_counter() - start
@@ -226,7 +230,9 @@ class Workbench:
 
     def _arguments(self, configuration: Mapping[str, Any], activations: Tensors) -> tuple[torch.Tensor, ...]:
         """What the kernel is called with: activations, in the layout in which production would hold them."""
-        packed = self._workload.pack_activations(self._prepared(), configuration, activations)
+        packed = self._workload.pack_activations(
+            self._prepared(), configuration, activations, self._weights
+        )
         return tuple(packed.values())
 
 

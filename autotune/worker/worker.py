@@ -23,6 +23,7 @@ import psutil
 
 from autotune.errors import ConfigError, InternalError, TrialError, UsageError
 from autotune.fingerprint.ceilings import Ceilings
+from autotune.fingerprint.cpu import cpu_facts
 from autotune.measure.comparison import Comparison, Rules
 from autotune.store.records import Configuration, Measurement, Verdict
 from autotune.worker import messages
@@ -42,6 +43,12 @@ CEILINGS_SECONDS = 30.0
 """What measuring the ceilings may take on a slow machine, before the grace of `Limits.measure`."""
 
 R = TypeVar("R", bound=messages.Reply)
+
+
+def _default_memory_bytes() -> int:
+    # What is available now, and no more than the container may use.
+    available = psutil.virtual_memory().available
+    return int(MEMORY_SHARE * min(available, cpu_facts()["memory_bytes"] or available))
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class Worker:
         self._python = python
         self._device = device
         self._modules = [os.path.abspath(name) if name.endswith(".py") else name for name in modules]
-        self._memory_bytes = memory_bytes or int(MEMORY_SHARE * psutil.virtual_memory().available)
+        self._memory_bytes = memory_bytes or _default_memory_bytes()
         self._limits = limits or Limits()
         self._process: Process | None = None
         self._ready: messages.Ready | None = None

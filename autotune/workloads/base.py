@@ -56,11 +56,12 @@ class Workload(ABC):
         problem: Problem,  # noqa: ARG002 - for those that override it
         configuration: Mapping[str, Any],  # noqa: ARG002
         activations: Tensors,
+        weights: Tensors,  # noqa: ARG002
     ) -> Tensors:
         """The activations in the layout that a configuration takes, made outside the timed region.
 
-        It is for what a serving system holds in that layout anyway, such as a KV cache; by default nothing is
-        changed.
+        It is for what a serving system holds in that layout anyway, such as a KV cache, which may be computed
+        with the weights; by default nothing is changed.
         """
         return activations
 

@@ -17,8 +17,6 @@ import pytest
 import autotune
 from autotune import client
 from autotune.errors import ProblemError, UnknownNameError, UsageError
-from autotune.fingerprint.cpu import cpu_digest
-from autotune.fingerprint.stack import stack_digest
 
 DEFAULT = {"implementation": "torch", "compute_dtype": "bfloat16", "threads": 4}
 FAST = {"implementation": "fast", "compute_dtype": "bfloat16", "threads": 2}
@@ -339,9 +337,21 @@ HEAVY = {
 }
 
 
+def run_without_site(program: str) -> str:
+    """What a program prints in an interpreter that no installed package has loaded modules into."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(autotune.__file__).parent.parent)}
+    command = [sys.executable, "-S", "-c", program]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 def test_an_exact_look_up_loads_light_modules_of_the_standard_library_only(node):
     """With the real digests: nothing of site-packages, and none of the slow modules of the library."""
-    node.publish(node.choice(device=cpu_digest(), stack=stack_digest("cpu")))
+    device, stack = run_without_site(
+        "from autotune.fingerprint import cpu, stack; print(cpu.cpu_digest(), stack.stack_digest('cpu'))"
+    ).split()
+    node.publish(node.choice(device=device, stack=stack))
     program = """if True:
         import sys
         bare = set(sys.modules)
@@ -353,12 +363,7 @@ def test_an_exact_look_up_loads_light_modules_of_the_standard_library_only(node)
         assert autotune.get_best_config("toy", m=16, n=64, dtype="bfloat16").match == "exact"
         print(set(sys.modules) - bare)
     """
-    environment = {**os.environ, "PYTHONPATH": str(Path(autotune.__file__).parent.parent)}
-    result = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    loaded = ast.literal_eval(result.stdout)
+    loaded = ast.literal_eval(run_without_site(program))
     assert loaded & HEAVY == set()
     assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {"autotune"}
 

@@ -49,10 +49,19 @@ def test_tables_summed_by_indicators_are_the_sums_of_their_entries():
 
 
 def test_sizes_are_ordered_by_ratio_and_numbers_from_zero_by_position():
-    axes = {axis.parameter: axis.squared for axis in Encoding(conditional_pool()).axes}
-    assert set(axes) == {1, 2, 3}
-    assert axes[2][1, 2] == pytest.approx((1 / 3) ** 2)  # 16 -> 32 of 16 .. 128
-    assert axes[3][1, 2] == axes[3][2, 3] == pytest.approx(0.25)
+    threads, tile, _, _, stages = Encoding(conditional_pool()).axes
+    assert [axis.parameter for axis in (threads, tile, stages)] == [1, 2, 3]
+    assert tile.squared[1, 2] == pytest.approx((1 / 3) ** 2)  # 16 -> 32 of 16 .. 128
+    assert stages.squared[1, 2] == stages.squared[2, 3] == pytest.approx(0.25)
+
+
+def test_sizes_that_are_not_all_powers_of_two_are_also_ordered_by_alignment():
+    _, _, exponent, power, _ = Encoding(conditional_pool()).axes
+    level = {value: i for i, value in enumerate((16, 32, 48, 64, 128), start=1)}
+    assert exponent.squared[level[16], level[48]] == 0.0
+    assert exponent.squared[level[16], level[128]] == 1.0
+    assert power.squared[level[16], level[128]] == 0.0
+    assert power.squared[level[64], level[48]] == 1.0
 
 
 def test_rows_with_an_inactive_parameter_are_equally_far_from_rows_that_differ_in_it_alone(covariance):

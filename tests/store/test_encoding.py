@@ -25,7 +25,13 @@ def test_a_sample_takes_less_than_half_of_its_eight_bytes() -> None:
     assert len(pack_samples(samples)) < 4 * len(samples)
 
 
-scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text()
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
 
 
 @given(st.dictionaries(st.text(), scalars | st.lists(scalars)))

@@ -52,7 +52,9 @@ def test_without_mountinfo_no_mount_is_known(tmp_path: Path) -> None:
     assert None is mount_of("/", str(tmp_path / "missing"))
 
 
-@pytest.mark.parametrize("file_system", ["nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "gpfs", "9p", "fuse.sshfs"])
+@pytest.mark.parametrize(
+    "file_system", ["nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "gpfs", "9p", "fuse.sshfs"]
+)
 def test_a_network_file_system_is_refused_before_anything_is_made(
     state: Path, monkeypatch: pytest.MonkeyPatch, file_system: str
 ) -> None:
@@ -65,7 +67,9 @@ def test_a_network_file_system_is_refused_before_anything_is_made(
     assert not state.exists()
 
 
-def test_the_folder_that_look_ups_resolve_is_the_default(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_that_look_ups_resolve_is_the_default(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AUTOTUNE_STATE_DIR", str(state))
     with open_history() as history:
         assert str(state) == history.state.path
@@ -75,7 +79,9 @@ def test_a_file_in_the_place_of_the_folder_is_told(state: Path) -> None:
     state.write_text("not a folder")
     with pytest.raises(StateDirError, match=f"{state}: is not a folder; move it away"):
         open_history(str(state))
-    with pytest.raises(StateDirError, match=f"{state}/below: cannot be created: Not a directory; set AUTOTUNE"):
+    with pytest.raises(
+        StateDirError, match=f"{state}/below: cannot be created: Not a directory; set AUTOTUNE"
+    ):
         open_history(str(state / "below"))
 
 

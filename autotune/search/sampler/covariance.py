@@ -42,23 +42,25 @@ class Beliefs:
     Attributes:
         length: length scale along an ordinal parameter, in units of its range, times sqrt(parameters): the
             more parameters share a distance, the longer each must be for the covariance to stay the same.
+        alignment: the same along an axis of alignment.
         mismatch: rate at which covariance decays for each parameter whose level differs at all.
         signal: variance of the function.
         noise: variance of the noise, as a share of the signal's.
         source: variance that one earlier study's prediction explains, as a share of the signal's.
     """
 
-    length: Belief = Belief(1.0)
-    mismatch: Belief = Belief(0.03)
+    length: Belief = Belief(0.5)
+    alignment: Belief = Belief(1.5)
+    mismatch: Belief = Belief(0.015, 1.6)
     signal: Belief = Belief(1.0)
     noise: Belief = Belief(1e-3)
     source: Belief = Belief(1.0, 1.5)
 
 
 class Covariance:
-    """Matern-5/2 over the ordinal distance, times exponential decay per mismatch, plus earlier studies' say.
+    """Matern-3/2 over the ordinal distance, times exponential decay per mismatch, plus earlier studies' say.
 
-    k(x, x') = s (M52(r) exp(-sum_p h_p [x_p != x'_p]) + sum_j b_j f_j(x) f_j(x'))
+    k(x, x') = s (M32(r) exp(-sum_p h_p [x_p != x'_p]) + sum_j b_j f_j(x) f_j(x'))
     r^2 = sum_a d_a(x, x')^2 / l_a^2
 
     with d_a the distance along axis a, and f_j the prediction of the j-th earlier study: its term is that of
@@ -81,8 +83,9 @@ class Covariance:
         self._axes = encoding.axes
         self._mismatches = {p: mismatch(encoding.counts[p]) for p in encoding.varying}
         crowding = np.sqrt(max(len(encoding.varying), 1))
+        lengths = [beliefs.alignment if axis.alignment else beliefs.length for axis in self._axes]
         prior = (
-            [Belief(beliefs.length.median * crowding, beliefs.length.spread)] * len(self._axes)
+            [Belief(length.median * crowding, length.spread) for length in lengths]
             + [beliefs.mismatch] * len(self._mismatches)
             + [beliefs.source] * self._predictions.shape[1]
             + [beliefs.signal, beliefs.noise]
@@ -119,22 +122,20 @@ class Covariance:
         weights, rates, sources = self._split(theta)
         tables: dict[int, Floats] = {}
         for axis, weight in zip(self._axes, weights, strict=True):
-            tables[axis.parameter] = weight * axis.squared
+            tables[axis.parameter] = tables.get(axis.parameter, 0.0) + weight * axis.squared
         squared = self.encoding.columns(tables, rows) @ indicators.T
         tables = {p: rate * table for (p, table), rate in zip(self._mismatches.items(), rates, strict=True)}
         decay = self.encoding.columns(tables, rows) @ indicators.T
         # In place, since each of these arrays is several times the cache: this is most of a proposal's cost.
-        scaled = np.sqrt(5 * squared)
+        scaled = np.sqrt(np.multiply(squared, np.float32(3), out=squared), out=squared)
         decay += scaled
         np.exp(np.negative(decay, out=decay), out=decay)
-        squared *= np.float32(5 / 3)
-        squared += scaled
-        squared += 1
-        squared *= decay
+        covariance: Floats32 = np.add(scaled, np.float32(1), out=scaled)
+        covariance *= decay
         if len(sources):
-            squared += (self._predictions[rows] * sources.astype(np.float32)) @ self._predictions[others].T
-        squared *= np.float32(self.signal(theta))
-        return squared
+            covariance += (self._predictions[rows] * sources.astype(np.float32)) @ self._predictions[others].T
+        covariance *= np.float32(self.signal(theta))
+        return covariance
 
     def training(self, rows: Rows) -> TrainingCovariance:
         """The covariance among observed rows, prepared for many values of the hyperparameters."""
@@ -177,13 +178,13 @@ class TrainingCovariance:
         n = self._n
         weights, rates, sources = self._covariance._split(theta)
         squared = (weights @ self._squared).reshape(n, n)
-        scaled = np.sqrt(5 * squared)
+        scaled = np.sqrt(3 * squared)
         decay = self._covariance.signal(theta) * np.exp(-scaled - (rates @ self._differs).reshape(n, n))
-        own = (1 + scaled + 5 / 3 * squared) * decay
+        own = (1 + scaled) * decay
         explained = (self._predictions * sources) @ self._predictions.T
         matrix = own + self._covariance.signal(theta) * explained
         matrix[np.diag_indices(n)] += self._covariance.noise(theta)
-        slope = -5 / 6 * (1 + scaled) * decay  # d own / d squared distance, which is finite at distance 0
+        slope = -1.5 * decay  # d own / d squared distance, which is finite at distance 0
         return matrix, (own, slope)
 
     def gradient(self, theta: Floats, matrix: Floats, parts: tuple[Floats, Floats], outer: Floats) -> Floats:

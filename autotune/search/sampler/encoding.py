@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     Rows = npt.NDArray[np.intp]
 
 
+LONG = 5
+"""Values from which a list of sizes is long enough to show a pattern of alignment."""
+
+
 @dataclass(frozen=True, eq=False)
 class Axis:
     """One coordinate along which the levels of a parameter are ordered.
@@ -24,10 +28,12 @@ class Axis:
     Attributes:
         parameter: the column of the pool.
         squared: shape (levels, levels): squared distance of each two levels; the whole range has length 1.
+        alignment: whether it is a property of the number rather than its size.
     """
 
     parameter: int
     squared: Floats
+    alignment: bool
 
 
 class Encoding:
@@ -45,7 +51,7 @@ class Encoding:
         self.levels: npt.NDArray[np.int32] = pool.codes + 1
         self.counts = [len(parameter.values) + 1 for parameter in pool.parameters]
         self.varying = [p for p in range(len(self.counts)) if np.ptp(self.levels[:, p]) > 0]
-        self.axes = [axis for p in self.varying if (axis := _axis(p, pool.parameters[p])) is not None]
+        self.axes = [axis for p in self.varying for axis in _axes(p, pool.parameters[p])]
         self._starts = np.concatenate([[0], np.cumsum([self.counts[p] for p in self.varying])])
 
     @property
@@ -90,17 +96,36 @@ class Encoding:
         return flat
 
 
-def _axis(position: int, parameter: Parameter) -> Axis | None:
-    """The coordinate of an ordinal parameter; two levels have no more to tell than that they differ."""
+def _axes(position: int, parameter: Parameter) -> list[Axis]:
+    """The coordinates of an ordinal parameter; two levels have no more to tell than that they differ."""
     if not parameter.is_ordinal or len(parameter.values) < 3:
-        return None
+        return []
     values = np.array([float(value) for value in parameter.values])
     # Sizes act by ratios; a list that starts at 0 (an unrolling factor, a method's number) acts by position.
-    coordinate = np.log2(values) if values[0] > 0 else np.arange(len(values), dtype=np.float64)
-    coordinate = (coordinate - coordinate[0]) / (coordinate[-1] - coordinate[0])
-    # Where the parameter does not exist it stands in the middle: the mismatch tells the rows apart.
-    coordinate = np.concatenate([[0.5], coordinate])
-    return Axis(position, (coordinate[:, None] - coordinate[None, :]) ** 2)
+    coordinates = [np.log2(values) if values[0] > 0 else np.arange(len(values), dtype=np.float64)]
+    if values[0] > 0 and (values % 1 == 0).all() and len(values) >= LONG:
+        coordinates += _alignment(values.astype(np.int64))
+    axes = []
+    for number, coordinate in enumerate(coordinates):
+        if np.ptp(coordinate) > 0:
+            scaled = (coordinate - coordinate.min()) / np.ptp(coordinate)
+            # Where the parameter does not exist it stands in the middle: the mismatch tells the rows apart.
+            scaled = np.concatenate([[0.5], scaled])
+            axes.append(Axis(position, (scaled[:, None] - scaled[None, :]) ** 2, alignment=number > 0))
+    return axes
+
+
+def _alignment(values: npt.NDArray[np.int64]) -> list[Floats]:
+    """How well sizes divide what hardware is made of: by size 96 is near 112, by what it leaves over near 32.
+
+    Returns:
+        The exponent of 2 in each value, and whether it is a power of 2; nothing where all values are, of
+        which the size itself says as much.
+    """
+    two = values & -values
+    if (two == values).all():
+        return []
+    return [np.log2(two), (two == values).astype(np.float64)]
 
 
 def mismatch(levels: int) -> Floats:

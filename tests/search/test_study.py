@@ -1,0 +1,172 @@
+"""A study with a real worker and a real history: right verdicts, proven winners, resumable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.errors import TrialError
+from autotune.measure.comparison import Rules
+from autotune.search.final import pareto_front, select_finalists
+from autotune.search.study import Budget, Study
+from autotune.space import Dimension, Implementation, SearchSpace, SpaceDeclaration
+from autotune.store import open_history
+from autotune.store.records import (
+    Choice,
+    Interval,
+    Measurement,
+    Proof,
+    StudyKey,
+    Trial,
+    Verdict,
+)
+from autotune.worker.worker import Limits, Worker
+
+MODULE = str(Path(__file__).parents[1] / "worker" / "misbehaving.py")
+DEVICE = {"kind": "cpu", "cores": 2}
+DIMENSIONS = {"m": Dimension("m", nearest=True), "n": Dimension("n")}
+
+HARM = {
+    "segfaults": Verdict.CRASHED,
+    "loops": Verdict.HUNG,
+    "eats_private_memory": Verdict.OUT_OF_MEMORY,
+    "returns_nan": Verdict.WRONG,
+    "leaves_output_unwritten": Verdict.WRONG,
+    "returns_stale_result": Verdict.WRONG,
+    "does_not_build": Verdict.COMPILE_ERROR,
+    "packed": Verdict.OK,
+}
+
+
+@pytest.fixture(scope="module")
+def worker():
+    """One for all: whatever a study does to it, it must work for the next."""
+    with Worker(modules=[MODULE], memory_bytes=1 << 29, limits=Limits(check=4.0, measure=4.0)) as worker:
+        yield worker
+
+
+@pytest.fixture
+def history(tmp_path):
+    with open_history(str(tmp_path / "state")) as history:
+        yield history
+
+
+def space_of(baseline: dict[str, Any], **implementations: Implementation) -> SearchSpace:
+    declaration = SpaceDeclaration("misbehaving", DIMENSIONS, implementations, baseline)
+    return SearchSpace.build(declaration, declaration.problem({"m": 8, "n": 64}), DEVICE)
+
+
+def study_of(space: SearchSpace, worker: Worker, history: Any, **options: Any) -> Study:
+    from tests.store.factories import AnyDevice
+
+    device = AnyDevice()
+    history.record_device(device)
+    history.record_stack("51" * 8, {"torch": "2.13"})
+    key = StudyKey("misbehaving", space.problem.key, device.digest, "51" * 8, "latency", space.digest)
+    budget = options.pop("budget", Budget(seconds=600.0, screen_seconds=0.05, final_share=0.003))
+    return Study(key, space, worker, history, budget, **options)
+
+
+def test_each_harm_costs_one_trial_and_gets_its_verdict(worker, history) -> None:
+    harm = {name: Implementation() for name in HARM}
+    space = space_of({"implementation": "right"}, right=Implementation(), **harm)
+    study = study_of(space, worker, history)
+    winner = study.run()
+    trials = history.trials(study.id)
+    assert HARM == {trial.configuration["implementation"]: trial.verdict for trial in trials}
+    assert all(trial.reason for trial in trials if trial.verdict is not Verdict.OK)
+    assert winner.choices[0].configuration["implementation"] in ("right", "packed")
+    assert history.study(study.id).end_reason == "exhausted"
+    # Quarantined: the next search of the same problem does not try them again.
+    quarantined = history.quarantined(study.key.device, study.key.stack, "misbehaving", space.problem.key)
+    assert {name for name, verdict in HARM.items() if verdict not in (Verdict.OK, Verdict.COMPILE_ERROR)} == {
+        configuration["implementation"] for configuration in quarantined
+    }
+
+
+SLOWED = Implementation(parameters={"seconds": [0.02, 0.0, 0.01]})
+
+
+def test_the_faster_configuration_is_promoted_with_its_proof(worker, history) -> None:
+    space = space_of({"implementation": "slowed", "seconds": 0.02}, slowed=SLOWED)
+    budget = Budget(seconds=60.0, screen_seconds=0.3, final_share=0.2)
+    study = study_of(space, worker, history, budget=budget, limit_ns=lambda _: 10.0)
+    best = study.run().choices[0]
+    assert best.configuration == {"implementation": "slowed", "seconds": 0.0}
+    assert best.proof.against_baseline.low > 1.01
+    assert best.measurement is not None
+    assert best.latency_ns == best.measurement.p50_ns
+    assert best.limit_share == pytest.approx(10.0 / best.latency_ns)
+    held = history.decisions(state="current")
+    assert [best.configuration] == [decision.winner.choices[0].configuration for decision in held]
+
+
+def test_a_study_resumes_with_what_was_tried_and_keeps_its_incumbent(worker, history) -> None:
+    space = space_of({"implementation": "slowed", "seconds": 0.02}, slowed=SLOWED)
+    rules = Rules(margin=0.05)
+    budget = Budget(seconds=60.0, trials=2, screen_seconds=0.2, final_share=0.1)
+    first = study_of(space, worker, history, budget=budget, rules=rules)
+    before = first.run()
+    second = study_of(space, worker, history, budget=budget, rules=rules)
+    after = second.run()
+    assert first.id == second.id
+    assert [0, 1] == [trial.number for trial in history.trials(first.id)]
+    assert before.choices[0].configuration == after.choices[0].configuration
+    states = [decision.state for decision in history.decisions(study=first.id)]
+    assert ["current", "superseded"] == states
+
+
+def test_a_baseline_that_fails_ends_the_study_with_the_reason(worker, history) -> None:
+    space = space_of({"implementation": "returns_nan"}, returns_nan=Implementation(), right=Implementation())
+    study = study_of(space, worker, history)
+    with pytest.raises(TrialError, match="wrong"):
+        study.run()
+    assert "baseline wrong" in history.study(study.id).end_reason
+    assert not history.decisions()
+
+
+def test_an_interruption_keeps_every_finished_trial(worker, history) -> None:
+    space = space_of({"implementation": "slowed", "seconds": 0.02}, slowed=SLOWED)
+
+    def interrupt(progress) -> None:
+        if progress.tried == 1:
+            raise KeyboardInterrupt
+
+    study = study_of(space, worker, history, observe=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        study.run()
+    assert history.study(study.id).end_reason == "interrupted"
+    assert [Verdict.OK] == [trial.verdict for trial in history.trials(study.id)]
+
+
+def trial(number: int, p50: int, error: float, memory: int = 0, verdict: Verdict = Verdict.OK) -> Trial:
+    measurement = Measurement((p50,), "converged", "monotonic")
+    return Trial(number, {"n": number}, verdict, "screening", "", error, memory, measurement=measurement)
+
+
+def test_finalists_are_the_fastest_accurate_and_the_front_of_the_rest() -> None:
+    trials = [
+        trial(0, 50, 1e-3),
+        trial(1, 40, 1e-3),
+        trial(2, 10, 2e-2),
+        trial(3, 20, 1e-2),
+        trial(4, 30, 3e-2),
+        trial(5, 1, 1e-3, verdict=Verdict.NOISY),
+        *(trial(number, 100 + number, 1e-3) for number in range(6, 10)),
+    ]
+    chosen = [one.number for one in select_finalists(trials, accurate=1.01e-3, excluded=[{"n": 0}])]
+    assert [1, 6, 7, 8, 2, 3] == chosen
+
+
+def choice(latency: float, error: float, memory: int) -> Choice:
+    interval = Interval(2.0, 1.9, 2.1)
+    return Choice(0, {}, latency, error, memory, Proof(10, 0.99, 0.01, latency, 2 * latency, interval))
+
+
+def test_the_front_drops_what_is_covered_and_numbers_the_rest() -> None:
+    front = pareto_front(
+        [choice(10, 1e-3, 100), choice(12, 1e-3, 100), choice(5, 1e-2, 100), choice(20, 1e-3, 50)]
+    )
+    assert [(0, 10), (1, 5), (2, 20)] == [(one.rank, one.latency_ns) for one in front]
