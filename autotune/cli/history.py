@@ -29,12 +29,13 @@ def history(
     from autotune.cli import output
     from autotune.store import read_history
 
+    dimensions, ended_with = _typed(options.dimensions(problem)), _verdict(verdict)
     with read_history() as reader:
         studies = reader.studies(
             workload=workload,
-            dimensions=_typed(options.dimensions(problem)),
+            dimensions=dimensions,
             device=device,
-            verdict=_verdict(verdict),
+            verdict=ended_with,
             limit=limit,
         )
     if json:

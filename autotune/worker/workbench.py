@@ -27,7 +27,7 @@ from autotune.worker.messages import MARKER
 from autotune.workloads.registry import workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from autotune.measure.timers import Timer
     from autotune.workloads.base import Kernel, Tensors, Workload
@@ -40,9 +40,10 @@ LONGEST_REASON = 300
 
 
 class Case(NamedTuple):
-    """Activations and what they should yield."""
+    """Activations, their checksum, and what they should yield."""
 
     activations: Tensors
+    checksum: int
     reference: Any
 
 
@@ -116,15 +117,16 @@ class Workbench:
         problem = self._prepared()
         self._slots.pop(request.slot, None)
         modules = len(sys.modules)
-        with _failing_as(Verdict.COMPILE_ERROR):
-            arguments = self._arguments(request.configuration, self._case(self._seed).activations)
+        case = self._case(self._seed)
+        with _failing_as(Verdict.COMPILE_ERROR), self._leaving_inputs_alone(case):
+            arguments = self._arguments(request.configuration, case.activations)
             held = MemoryHeld(self._weights.values())
             start = time.perf_counter()
             # Tensors of its own on the same storage: what the build keeps can be told from what we hold.
             weights = {name: weight.detach() for name, weight in self._weights.items()}
             kernel = self._workload.build(problem, request.configuration, weights)
             del weights
-        with _failing_as(Verdict.CRASHED):
+        with _failing_as(Verdict.CRASHED), self._leaving_inputs_alone(case, packed=arguments):
             kernel(*arguments)
         seconds = time.perf_counter() - start
         if len(sys.modules) > modules + 100:
@@ -137,17 +139,9 @@ class Workbench:
         slot = self._slot(request.slot)
         cases = [self._case(seed) for seed in (request.seed, request.seed + 1)]
         calls = [(self._arguments(slot.configuration, case.activations), case.reference) for case in cases]
-        inputs = [tensor for case in cases for tensor in case.activations.values()]
-        inputs += [tensor for arguments, _ in calls for tensor in arguments]
-        before = checksum(inputs)
-        try:
-            with _failing_as(Verdict.CRASHED):
-                error = check(slot.kernel, calls)
-        finally:
-            if checksum(inputs) != before or checksum(self._weights.values()) != self._weights_sum:
-                self.spoilt = True
-                raise TrialError(Verdict.WRONG, "changed its inputs; expected them to be left alone")
-        return messages.Checked(error)
+        packed = [tensor for arguments, _ in calls for tensor in arguments]
+        with _failing_as(Verdict.CRASHED), self._leaving_inputs_alone(*cases, packed=packed):
+            return messages.Checked(check(slot.kernel, calls))
 
     def measure(self, request: messages.Measure) -> messages.Measured:
         """Latency of a slot."""
@@ -222,17 +216,29 @@ class Workbench:
         if seed not in self._cases:
             problem = self._prepared()
             activations = self._workload.activations(problem, seed, self.device)
+            before = checksum(activations.values())
             reference = self._workload.reference(problem, self._weights, activations)
             while len(self._cases) >= CASES_KEPT:
                 del self._cases[next(iter(self._cases))]
-            self._cases[seed] = Case(activations, reference)
+            self._cases[seed] = Case(activations, before, reference)
         return self._cases[seed]
+
+    @contextmanager
+    def _leaving_inputs_alone(self, *cases: Case, packed: Sequence[torch.Tensor] = ()) -> Iterator[None]:
+        """Whoever changes weights or activations is wrong, and must not have spoilt them for the next."""
+        before = checksum(packed)
+        try:
+            yield
+        finally:
+            sums = [checksum(case.activations.values()) for case in cases]
+            sums += [checksum(packed), checksum(self._weights.values())]
+            if sums != [*(case.checksum for case in cases), before, self._weights_sum]:
+                self.spoilt = True
+                raise TrialError(Verdict.WRONG, "changed its inputs; expected them to be left alone")
 
     def _arguments(self, configuration: Mapping[str, Any], activations: Tensors) -> tuple[torch.Tensor, ...]:
         """What the kernel is called with: activations, in the layout in which production would hold them."""
-        packed = self._workload.pack_activations(
-            self._prepared(), configuration, activations, self._weights
-        )
+        packed = self._workload.pack_activations(self._prepared(), configuration, activations, self._weights)
         return tuple(packed.values())
 
 

@@ -10,13 +10,17 @@ import sqlite3
 import sys
 import time
 from contextlib import closing, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autotune.store import History
 
 SIZES = tuple(range(1, 13))
 """The problems, by their `m`."""
 
 
 def write(folder: str, acknowledge: int, seed: int) -> None:
-    """Promote and publish until killed; each promotion that returned is one line `m decided_at`.
+    """Open, promote, publish and close until killed; each promotion that returned is one line `m decided_at`.
 
     Args:
         folder: the state folder.
@@ -27,24 +31,29 @@ def write(folder: str, acknowledge: int, seed: int) -> None:
 
     from autotune.store import open_history
     from autotune.store.snapshot import publish
-    from tests.store.factories import choice, problem, record_host, study_key, trial, winner
 
     order = random.Random(seed)
-    with open_history(folder) as history:
-        record_host(history)
-        while True:
-            m, decided_at = order.choice(SIZES), time.time()
-            study = history.begin_study(study_key(m), problem(m).dimensions)
-            first = history.study(study).trials
-            for number in range(first, first + 2):
-                history.add_trial(study, trial(number))
-            # Every row of one decision says so: a mixture of two would show.
-            settings = {"implementation": "torch", "decided_at": decided_at}
-            choices = tuple(choice(rank, settings={**settings, "rank": rank}) for rank in range(3))
-            history.promote(study, winner(m, decided_at=decided_at, choices=choices))
-            os.write(acknowledge, f"{m} {decided_at!r}\n".encode())
-            publish(history, "campaign")
-            history.end_study(study, "campaign")
+    while True:
+        with open_history(folder) as history:
+            for _ in range(order.randrange(8)):
+                m, decided_at = order.choice(SIZES), time.time()
+                _promote(history, m, decided_at)
+                os.write(acknowledge, f"{m} {decided_at!r}\n".encode())
+                publish(history, "campaign")
+
+
+def _promote(history: History, m: int, decided_at: float) -> None:
+    from tests.store.factories import choice, problem, record_host, study_key, trial, winner
+
+    record_host(history)
+    study = history.begin_study(study_key(m), problem(m).dimensions)
+    first = history.study(study).trials
+    for number in range(first, first + 2):
+        history.add_trial(study, trial(number))
+    # Every row of one decision says so: a mixture of two would show.
+    settings = {"implementation": "torch", "decided_at": decided_at}
+    choices = tuple(choice(rank, settings={**settings, "rank": rank}) for rank in range(3))
+    history.promote(study, winner(m, decided_at=decided_at, choices=choices))
 
 
 def read(folder: str) -> int:

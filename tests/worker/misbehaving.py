@@ -213,6 +213,16 @@ def changes_its_input(w):
     return kernel
 
 
+def changes_its_input_once(w):
+    calls = []
+
+    def kernel(x):
+        calls.append(1)
+        return _right(x.mul_(0.5) if len(calls) == 1 else x, w)
+
+    return kernel
+
+
 def changes_its_weights(w):
     def kernel(x):
         out = _right(x, w)

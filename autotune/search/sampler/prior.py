@@ -84,8 +84,6 @@ def _prediction(pool: Pool, study: PriorStudy, beliefs: Beliefs, random: np.rand
         posterior = Posterior(covariance, theta, block)
         posterior.extend(rows)
         mean[block] = posterior.predict(y[chosen])[0]
-    known = _matches(joint, len(pool))
-    mean[known[0]] = y[known[1]]
     mean = mean * np.float32(scale)
     centered: Floats32 = mean - mean.mean()
     return centered
@@ -109,11 +107,3 @@ def _joined(pool: Pool, configurations: Sequence[Mapping[str, Any]]) -> Pool:
         parameters.append(joint)
         columns.append(np.concatenate([recode[pool.codes[:, column]], np.array(added, np.int32)]))
     return Pool(tuple(parameters), np.stack(columns, axis=1).astype(np.int32))
-
-
-def _matches(joint: Pool, size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Pairs (row of the pool, trial) that are the same configuration."""
-    trial_of = {codes.tobytes(): i for i, codes in enumerate(joint.codes[size:])}
-    pairs = [(row, trial_of[key]) for row in range(size) if (key := joint.codes[row].tobytes()) in trial_of]
-    rows, trials = np.array(pairs, np.intp).reshape(-1, 2).T
-    return rows, trials

@@ -1,0 +1,296 @@
+// A mixture of gated experts: out = sum over a token's experts of weight * down(silu(gate(x)) * up(x)).
+//
+// Each expert's weights are read once, in storage order, for all tokens that chose it. Weights of 4 bits are used
+// as the checkpoint stores them: eight values of an int32 lie along the input dimension, so one shift puts
+// values j and j + 4 of every int32 where a dot product over pairs wants them; the activations are permuted
+// accordingly instead.
+//
+// Fixed at compile time:
+//   TYPE       storage type of activations, scales and native weights: float, bfloat16 or _Float16
+//   INT4       1: weights are int4_g32, two of them packed with a scale of TYPE for every 32; 0: weights of TYPE
+//   DOT        1: products by the CPU's bfloat16 dot product (TYPE bfloat16, AVX512-BF16); 0: in float
+//   ROWS       weight rows in a register tile
+//   TOKENS     tokens in a register tile
+//   BLOCK      weight rows visited before the next tile of tokens
+//   PREFETCH   bytes ahead of the weights in use to fetch; 0 leaves it to the hardware
+
+#include "vector.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+namespace {
+
+constexpr int64_t PAD = INT4 ? 8 * LANES : 2 * LANES;  // activations are padded with zeros to a multiple
+constexpr int GROUP = 32;
+
+#if DOT
+typedef bfloat16 Operand;
+#else
+typedef float Operand;
+#endif
+
+inline int64_t padded(int64_t width) { return (width + PAD - 1) / PAD * PAD; }
+
+// Where the k-th activation lies: with 4-bit weights, lane k / 8 of vector k % 8 (or of half a pair vector).
+inline int64_t place(int64_t k) {
+    if (!INT4) return k;
+    int64_t i = k % PAD, lane = i / 8, j = i % 8;
+    return k - i + (DOT ? j % 4 * 2 * LANES + lane * 2 + j / 4 : j * LANES + lane);
+}
+
+struct Projection {  // (experts, rows, columns)
+    const void* weight;
+    const TYPE* scale;
+    int64_t rows, columns;
+};
+
+template <int R, int T>
+struct Tile {
+    floats sums[R][T];
+};
+
+#if INT4
+inline ints packed_words(const int32_t* from, int64_t columns_left) {
+    ints words = {};
+    memcpy(&words, from, size_t(std::min<int64_t>(LANES, columns_left / 8)) * 4);
+    return words;
+}
+
+// Scales of four groups, each in the four lanes that hold the group's values.
+inline floats scales(const TYPE* from, int64_t columns_left) {
+    const ints group = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+    TYPE four[4] = {};
+    memcpy(four, from, size_t(std::min<int64_t>(4, columns_left / GROUP)) * sizeof(TYPE));
+#if DOT
+    int64_t bits;
+    memcpy(&bits, four, sizeof bits);
+    __m128i wide = _mm_slli_epi32(_mm_cvtepu16_epi32(_mm_cvtsi64_si128(bits)), 16);
+    return (floats)_mm512_permutexvar_ps((__m512i)group, _mm512_castps128_ps512(_mm_castsi128_ps(wide)));
+#else
+    floats all = {to_float(four[0]), to_float(four[1]), to_float(four[2]), to_float(four[3])};
+    return __builtin_shuffle(all, group);
+#endif
+}
+
+// tile[row][token] = weight row . activations, 128 columns at a time
+template <int R, int T>
+inline void multiply(const Projection& p, int64_t expert, int64_t row, const Operand* const* x, Tile<R, T>& tile) {
+    const int32_t* weight = (const int32_t*)p.weight + (expert * p.rows + row) * (p.columns / 8);
+    const TYPE* scale = p.scale + (expert * p.rows + row) * (p.columns / GROUP);
+#if DOT
+    // bfloat16 of -8..7; the table stands twice, so that the fifth bit of an index does not matter.
+    const __m512i table = _mm512_broadcast_i64x4(_mm256_set_epi16(
+        0x40e0, 0x40c0, 0x40a0, 0x4080, 0x4040, 0x4000, 0x3f80, 0, short(0xbf80), short(0xc000), short(0xc040),
+        short(0xc080), short(0xc0a0), short(0xc0c0), short(0xc0e0), short(0xc100)));
+#endif
+    for (int64_t c = 0; c < p.columns; c += PAD) {
+        ints words[R];
+        floats partial[R][T] = {}, factor[R];
+        for (int r = 0; r < R; r++) {
+            const int32_t* from = weight + r * (p.columns / 8) + c / 8;
+            const TYPE* group = scale + r * (p.columns / GROUP) + c / GROUP;
+            if (PREFETCH) __builtin_prefetch((const char*)from + PREFETCH);
+            bool whole = c + PAD <= p.columns;
+            words[r] = whole ? packed_words(from, PAD) : packed_words(from, p.columns - c);
+            factor[r] = whole ? scales(group, PAD) : scales(group, p.columns - c);
+        }
+#if DOT
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            __m512bh w[R];
+            for (int r = 0; r < R; r++)
+                w[r] = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi32((__m512i)words[r], 4 * j), table);
+            for (int t = 0; t < T; t++) {
+                __m512bh operand = (__m512bh)_mm512_loadu_si512(x[t] + c + j * 2 * LANES);
+                for (int r = 0; r < R; r++)
+                    partial[r][t] = (floats)_mm512_dpbf16_ps((__m512)partial[r][t], w[r], operand);
+            }
+        }
+#else
+        for (int j = 0; j < 8; j++) {
+            floats w[R];
+            for (int r = 0; r < R; r++) w[r] = __builtin_convertvector((words[r] >> (4 * j) & 15) - 8, floats);
+            for (int t = 0; t < T; t++) {
+                floats operand = load(x[t] + c + j * LANES);
+                for (int r = 0; r < R; r++) partial[r][t] += w[r] * operand;
+            }
+        }
+#endif
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++) tile.sums[r][t] += partial[r][t] * factor[r];
+    }
+}
+#else
+// tile[row][token] = weight row . activations
+template <int R, int T>
+inline void multiply(const Projection& p, int64_t expert, int64_t row, const Operand* const* x, Tile<R, T>& tile) {
+    constexpr int STEP = DOT ? 2 * LANES : LANES;
+    const TYPE* weight = (const TYPE*)p.weight + (expert * p.rows + row) * p.columns;
+    for (int64_t c = 0; c < p.columns; c += STEP) {
+        const TYPE* from[R];
+        TYPE rest[R][STEP];
+        for (int r = 0; r < R; r++) {
+            from[r] = weight + r * p.columns + c;
+            if (PREFETCH) __builtin_prefetch((const char*)from[r] + PREFETCH);
+            if (c + STEP <= p.columns) continue;
+            memset(rest[r], 0, sizeof rest[r]);
+            memcpy(rest[r], from[r], size_t(p.columns - c) * sizeof(TYPE));
+            from[r] = rest[r];
+        }
+#if DOT
+        __m512bh w[R];
+        for (int r = 0; r < R; r++) w[r] = (__m512bh)_mm512_loadu_si512(from[r]);
+        for (int t = 0; t < T; t++) {
+            __m512bh operand = (__m512bh)_mm512_loadu_si512(x[t] + c);
+            for (int r = 0; r < R; r++)
+                tile.sums[r][t] = (floats)_mm512_dpbf16_ps((__m512)tile.sums[r][t], w[r], operand);
+        }
+#else
+        floats w[R];
+        for (int r = 0; r < R; r++) w[r] = load(from[r]);
+        for (int t = 0; t < T; t++) {
+            floats operand = load(x[t] + c);
+            for (int r = 0; r < R; r++) tile.sums[r][t] += w[r] * operand;
+        }
+#endif
+    }
+}
+#endif
+
+// Call body(std::integral_constant<int, n>) for the n given, 1 to MOST.
+template <int MOST, class Body>
+inline void with_constant(int n, Body body) {
+    if constexpr (MOST > 0) {
+        if (n == MOST)
+            body(std::integral_constant<int, MOST>());
+        else
+            with_constant<MOST - 1>(n, body);
+    }
+}
+
+// products[row - first][token] for rows first..last
+template <int T>
+inline void multiply_rows(const Projection& p, int64_t expert, int64_t first, int64_t last, const Operand* const* x,
+                          float (*products)[TOKENS]) {
+    auto tile_of = [&](auto height, int64_t row) {
+        constexpr int R = decltype(height)::value;
+        Tile<R, T> tile = {};
+        multiply<R, T>(p, expert, row, x, tile);
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++) products[row - first + r][t] = sum(tile.sums[r][t]);
+    };
+    int64_t row = first;
+    for (; row + ROWS <= last; row += ROWS) tile_of(std::integral_constant<int, ROWS>(), row);
+    for (; row < last; row++) tile_of(std::integral_constant<int, 1>(), row);
+}
+
+struct Routing {  // choices (token, k) in order of their expert
+    int64_t hit;
+    int64_t *choice, *expert, *start;  // `start[i]` to `start[i + 1]` are the choices of `expert[i]`
+
+    void sort(const int64_t* ids, int64_t choices, int64_t experts, int64_t* count) {
+        memset(count, 0, size_t(experts) * sizeof(int64_t));
+        for (int64_t i = 0; i < choices; i++) count[ids[i]]++;
+        hit = 0;
+        int64_t next = 0;
+        for (int64_t e = 0; e < experts; e++) {
+            if (!count[e]) continue;
+            expert[hit] = e, start[hit++] = next;
+            next += count[e];
+            count[e] = next - count[e];
+        }
+        start[hit] = next;
+        for (int64_t i = 0; i < choices; i++) choice[count[ids[i]]++] = i;
+    }
+};
+
+// Call body(tile width, choices) for the choices of one expert, TOKENS at a time.
+template <class Body>
+inline void for_tiles(const Routing& routing, int64_t i, Body body) {
+    for (int64_t c = routing.start[i]; c < routing.start[i + 1]; c += TOKENS)
+        with_constant<TOKENS>(int(std::min<int64_t>(TOKENS, routing.start[i + 1] - c)),
+                              [&](auto width) { body(width, routing.choice + c); });
+}
+
+template <class T>
+T* take(char*& workspace, int64_t count) {
+    T* taken = (T*)workspace;
+    workspace += (count * int64_t(sizeof(T)) + 63) / 64 * 64;
+    return taken;
+}
+
+}  // namespace
+
+// Bytes that `experts_forward` needs in `workspace`.
+extern "C" int64_t experts_workspace(int64_t tokens, int64_t top_k, int64_t experts, int64_t hidden, int64_t intermediate) {
+    char* end = nullptr;
+    take<Operand>(end, tokens * padded(hidden));
+    take<Operand>(end, tokens * top_k * padded(intermediate));
+    take<float>(end, tokens * hidden);
+    take<int64_t>(end, tokens * top_k + 3 * experts + 1);
+    return int64_t(end - (char*)nullptr) + 64;
+}
+
+// x, out (tokens, hidden); ids, mix (tokens, top_k); w13 (experts, 2 * intermediate, hidden), w2 (experts, hidden,
+// intermediate), packed along the last dimension if INT4.
+extern "C" void experts_forward(const TYPE* x, const int64_t* ids, const float* mix, const void* w13, const TYPE* s13, const void* w2,
+                                const TYPE* s2, TYPE* out, int64_t tokens, int64_t top_k, int64_t experts, int64_t hidden,
+                                int64_t intermediate, char* workspace) {
+    workspace = (char*)((uintptr_t(workspace) + 63) / 64 * 64);
+    const int64_t choices = tokens * top_k, wide = padded(hidden), narrow = padded(intermediate);
+    Operand* input = take<Operand>(workspace, tokens * wide);
+    Operand* inner = take<Operand>(workspace, choices * narrow);
+    float* total = take<float>(workspace, tokens * hidden);
+    int64_t* numbers = take<int64_t>(workspace, choices + 3 * experts + 1);
+    Routing routing = {0, numbers, numbers + choices, numbers + choices + experts};
+    routing.sort(ids, choices, experts, numbers + choices + 2 * experts + 1);
+    const Projection up = {w13, s13, 2 * intermediate, hidden}, down = {w2, s2, hidden, intermediate};
+    const int64_t blocks = (intermediate + BLOCK - 1) / BLOCK;
+#pragma omp parallel
+    {
+#pragma omp for schedule(static) nowait
+        for (int64_t t = 0; t < tokens; t++) {
+            memset(input + t * wide, 0, size_t(wide) * sizeof(Operand));
+            for (int64_t k = 0; k < hidden; k++) from_float(input[t * wide + place(k)], to_float(x[t * hidden + k]));
+        }
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < choices; i++) memset(inner + i * narrow, 0, size_t(narrow) * sizeof(Operand));
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t item = 0; item < routing.hit * blocks; item++) {
+            const int64_t i = item / blocks, first = item % blocks * BLOCK, last = std::min(intermediate, first + BLOCK);
+            for_tiles(routing, i, [&](auto width, const int64_t* choice) {
+                constexpr int T = decltype(width)::value;
+                const Operand* rows[T];
+                for (int t = 0; t < T; t++) rows[t] = input + choice[t] / top_k * wide;
+                float gate[BLOCK][TOKENS], linear[BLOCK][TOKENS];
+                multiply_rows<T>(up, routing.expert[i], first, last, rows, gate);
+                multiply_rows<T>(up, routing.expert[i], intermediate + first, intermediate + last, rows, linear);
+                for (int64_t r = first; r < last; r++)
+                    for (int t = 0; t < T; t++) {
+                        float g = gate[r - first][t];
+                        from_float(inner[choice[t] * narrow + place(r)], g / (1.f + std::exp(-g)) * linear[r - first][t]);
+                    }
+            });
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t first = 0; first < hidden; first += 2 * BLOCK) {
+            const int64_t last = std::min(hidden, first + 2 * BLOCK);
+            for (int64_t t = 0; t < tokens; t++) memset(total + t * hidden + first, 0, size_t(last - first) * sizeof(float));
+            for (int64_t i = 0; i < routing.hit; i++)
+                for_tiles(routing, i, [&](auto width, const int64_t* choice) {
+                    constexpr int T = decltype(width)::value;
+                    const Operand* rows[T];
+                    for (int t = 0; t < T; t++) rows[t] = inner + choice[t] * narrow;
+                    float products[2 * BLOCK][TOKENS];
+                    multiply_rows<T>(down, routing.expert[i], first, last, rows, products);
+                    for (int t = 0; t < T; t++)
+                        for (int64_t r = first; r < last; r++)
+                            total[choice[t] / top_k * hidden + r] += mix[choice[t]] * products[r - first][t];
+                });
+            for (int64_t t = 0; t < tokens; t++)
+                for (int64_t r = first; r < last; r++) from_float(out[t * hidden + r], total[t * hidden + r]);
+        }
+    }
+}
