@@ -1,7 +1,7 @@
 """The host CPU as a device: what this process may use of it.
 
-Look-ups call `cpu_digest()`, so this reads a few small files and the head of `/proc/cpuinfo` (all of it costs
-tens of milliseconds on a host with hundreds of cores) and imports only what is light.
+Look-ups call `cpu_digest()`, so this reads a few small files and only the head of `/proc/cpuinfo` (all of it
+costs tens of milliseconds on a host with hundreds of cores), and imports only what is light.
 """
 
 from __future__ import annotations
@@ -44,6 +44,21 @@ ISA_EXTENSIONS = {
     "sve2": "sve2",
     "svebf16": "sve_bf16",
     "svei8mm": "sve_i8mm",
+    "sme": "sme",
+}
+
+FAMILIES = (("amx_tile", "x86-amx"), ("avx512f", "x86-avx512"), ("avx2", "x86-avx2"), ("sve", "arm-sve"))
+"""Widest unit first: an extension, and the profile under `hardware/` of the CPUs that have it."""
+
+ARM_CORES = {
+    # (implementer, part) of the main ID register, which is all that Linux tells of an Arm core. Arm's part
+    # numbers are from each core's Technical Reference Manual, MIDR_EL1.
+    ("0x41", "0xd0c"): "Arm Neoverse N1",
+    ("0x41", "0xd40"): "Arm Neoverse V1",
+    ("0x41", "0xd49"): "Arm Neoverse N2",
+    ("0x41", "0xd4f"): "Arm Neoverse V2",
+    ("0x41", "0xd84"): "Arm Neoverse V3",
+    ("0x41", "0xd42"): "Arm Cortex-A78AE",
 }
 
 DIGEST_FACTS = (
@@ -66,35 +81,33 @@ DIGEST_FACTS = (
 
 
 def cpu_facts(root: str = "/") -> dict[str, Any]:
-    """What this process may use of the CPU; what cannot be read is None, or 0 for sizes.
+    """What this process may use of the CPU.
+
+    `cores` are logical ones, under affinity and CPU quota; `l2_bytes` is of one core and `l3_bytes` of all the
+    caches that so many cores can use. What cannot be found out is None, a size 0, a count 1.
 
     Args:
-        root: the file system's root, for reading a recorded machine.
+        root: root of the file system, or of a machine's files recorded elsewhere.
     """
     info = _cpuinfo(root)
+    architecture = _architecture(root)
     flags = set((info.get("flags") or info.get("features") or "").split())
     isa = sorted(name for flag, name in ISA_EXTENSIONS.items() if flag in flags)
     usable = _usable_cpus(root)
-    caches = _caches(root, min(usable, default=0))
+    cores = _cores(root, usable)
     memory = _memory_bytes(root)
     return {
         "kind": "cpu",
-        "family": family(isa, os.uname().machine),
-        "architecture": os.uname().machine,
-        "vendor": info.get("vendor_id") or info.get("cpu implementer"),
-        "cpu_family": _number(info.get("cpu family")),
-        "cpu_model": _number(info.get("model")) or info.get("cpu part"),
-        "stepping": _number(info.get("stepping")) or info.get("cpu revision"),
-        "model_name": info.get("model name"),
-        "cores": _cores(root, usable),
-        "smt": _read(root, "sys/devices/system/cpu/smt/active") == "1",
+        "family": family(isa, architecture),
+        "architecture": architecture,
+        **_model(info),
+        "cores": cores,
+        "smt": {"0": False, "1": True}.get(_read(root, "sys/devices/system/cpu/smt/active")),
         "isa": isa,
-        "l1d_bytes": caches.get(1, 0),
-        "l2_bytes": caches.get(2, 0),
-        "l3_bytes": caches.get(3, 0),
+        **_cache_bytes(root, usable, cores),
         "memory_bytes": memory,
         "memory_gib": -(-memory // GIB),
-        "numa_nodes": max(1, len(_cpu_list(_read(root, "sys/devices/system/node/online")))),
+        "numa_nodes": _numa_nodes(root, usable),
     }
 
 
@@ -105,16 +118,13 @@ def cpu_digest(root: str = "/") -> str:
 
 
 def family(isa: list[str], architecture: str) -> str:
-    """The profile under `hardware/` that a CPU belongs to, by the widest matrix or vector unit it has."""
-    for extension, name in (
-        ("amx_tile", "x86-amx"),
-        ("avx512f", "x86-avx512"),
-        ("avx2", "x86-avx2"),
-        ("sve", "arm-sve"),
-    ):
-        if extension in isa:
-            return name
-    return architecture
+    """The profile under `hardware/` that a CPU belongs to; its architecture where there is none for it."""
+    return next((name for extension, name in FAMILIES if extension in isa), architecture)
+
+
+def _architecture(root: str) -> str:
+    # A recorded machine tells its own; before Linux 6.1 there is no such file.
+    return (_read(root, "proc/sys/kernel/arch") if root != "/" else "") or os.uname().machine
 
 
 def _cpuinfo(root: str) -> dict[str, str]:
@@ -122,16 +132,28 @@ def _cpuinfo(root: str) -> dict[str, str]:
     entry: dict[str, str] = {}
     for line in _read(root, "proc/cpuinfo", HEAD_BYTES).split("\n"):
         name, colon, value = line.partition(":")
-        if not colon:
-            if entry:
-                break
-            continue
-        entry[name.strip().lower()] = value.strip()
+        if colon:
+            entry[name.strip().lower()] = value.strip()
+        elif entry:
+            break
     return entry
 
 
+def _model(info: dict[str, str]) -> dict[str, int | str | None]:
+    """Who made the CPU and which one it is: by CPUID on x86, by the main ID register on Arm."""
+    implementer, part = info.get("cpu implementer"), info.get("cpu part")
+    return {
+        "vendor": info.get("vendor_id") or implementer,
+        "cpu_family": _number(info.get("cpu family") or info.get("cpu architecture")),
+        "cpu_model": _number(info.get("model") or part),
+        "stepping": _number(info.get("stepping") or info.get("cpu revision")),
+        "model_name": info.get("model name") or ARM_CORES.get((implementer or "", part or "")),
+    }
+
+
 def _usable_cpus(root: str) -> set[int]:
-    if root == "/":
+    """Logical CPUs that affinity and cpusets leave to this process."""
+    if root == "/" and hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     for line in _read(root, "proc/self/status").split("\n"):
         if line.startswith("Cpus_allowed_list:"):
@@ -140,88 +162,128 @@ def _usable_cpus(root: str) -> set[int]:
 
 
 def _cores(root: str, usable: set[int]) -> int:
-    """Usable cores: affinity, and no more than the cgroups' CPU quota, rounded up."""
-    cores = max(1, len(usable))
-    quotas = [quota for group in _cgroups(root) if (quota := _quota(root, group)) is not None]
-    return max(1, min([cores, *(-int(-quota // 1) for quota in quotas)]))
-
-
-def _cgroups(root: str) -> list[tuple[str, str]]:
-    """(controllers, path) of this process and of every group above it; version 2 names no controllers."""
-    groups = [("", ""), ("cpu", "")]
-    for line in _read(root, "proc/self/cgroup").split("\n"):
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers and not {"cpu", "memory"} & set(controllers.split(",")):
-            continue
-        while path.strip("/"):
-            groups.append((controllers, path))
-            path = os.path.dirname(path)
-    return groups
-
-
-def _quota(root: str, group: tuple[str, str]) -> float | None:
-    """CPUs that a group may use at a time; None where it sets no limit."""
-    controllers, path = group
-    if controllers:
-        folder = f"sys/fs/cgroup/cpu{path}"
-        fields = [_read(root, f"{folder}/cpu.cfs_quota_us"), _read(root, f"{folder}/cpu.cfs_period_us")]
-    else:
-        fields = _read(root, f"sys/fs/cgroup{path}/cpu.max").split()
-    if len(fields) != 2 or not (fields[0].isdigit() and fields[1].isdigit()) or int(fields[1]) == 0:
-        return None  # "max", "-1" or no such file
-    return int(fields[0]) / int(fields[1])
+    """Usable CPUs, and no more than the strictest CPU quota of the cgroups, rounded up."""
+    cores = len(usable)
+    for folder in _cgroups(root, "cpu"):
+        limit = _read(root, f"{folder}/cpu.max").split() or [
+            _read(root, f"{folder}/cpu.cfs_quota_us"),
+            _read(root, f"{folder}/cpu.cfs_period_us"),
+        ]
+        if len(limit) == 2 and all(map(str.isdigit, limit)) and int(limit[1]):  # else "max", -1, or none set
+            cores = min(cores, -(-int(limit[0]) // int(limit[1])))
+    return max(1, cores)
 
 
 def _memory_bytes(root: str) -> int:
-    """Memory of the machine, and no more than the cgroups allow."""
-    lines = _read(root, "proc/meminfo", 256).split("\n")
-    limits = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
-    for controllers, path in _cgroups(root):
-        name = f"memory{path}/memory.limit_in_bytes" if controllers else f"{path}/memory.max"
-        text = _read(root, f"sys/fs/cgroup/{name}")
-        if text.isdigit():
-            limits.append(int(text))
-    return min(limits, default=0)
+    """Memory of the machine, and no more than the strictest limit of the cgroups."""
+    limits = []
+    for line in _read(root, "proc/meminfo", 256).split("\n"):
+        name, _, amount = line.partition(":")
+        if name == "MemTotal":
+            limits.append(_bytes(amount))
+    for folder in _cgroups(root, "memory"):
+        limit = _read(root, f"{folder}/memory.max") or _read(root, f"{folder}/memory.limit_in_bytes")
+        limits.append(_bytes(limit))
+    return min(filter(None, limits), default=0)
 
 
-def _caches(root: str, cpu: int) -> dict[int, int]:
-    """Bytes of data cache by level, as one core sees them; the last level is shared."""
-    caches: dict[int, int] = {}
+def _cgroups(root: str, controller: str) -> list[str]:
+    """Folders of the groups that limit this process, each with those above it, of both cgroup versions.
+
+    In a container the path is often the host's, of which only the top is mounted here: so the top always counts.
+    """
+    paths = {"": "", controller: ""}
+    for line in _read(root, "proc/self/cgroup").split("\n"):
+        _, _, rest = line.partition(":")
+        names, _, path = rest.partition(":")
+        # A path with ".." is that of a process outside this cgroup namespace: none of the folders here is its.
+        if ".." not in path:
+            paths.update((name, path) for name in names.split(",") if name in paths)
+    folders = []
+    for name, path in paths.items():
+        top = f"sys/fs/cgroup/{name}".rstrip("/")
+        parts = path.strip("/").split("/") if path.strip("/") else []
+        folders += ["/".join((top, *parts[:depth])) for depth in range(len(parts) + 1)]
+    return folders
+
+
+def _cache_bytes(root: str, usable: set[int], cores: int) -> dict[str, int]:
+    """Data caches: the first two levels of one core, the third of all the cores together."""
+    sizes = {1: 0, 2: 0, 3: 0}
+    cpu = min(usable, default=0)
     for index in range(8):
         folder = f"sys/devices/system/cpu/cpu{cpu}/cache/index{index}"
-        level, size = _read(root, f"{folder}/level"), _read(root, f"{folder}/size")
-        if not level:
+        level = _number(_read(root, f"{folder}/level"))
+        if level is None:
             break
-        if _read(root, f"{folder}/type") != "Instruction":
-            caches[int(level)] = _bytes(size)
-    return caches
+        if level in sizes and _read(root, f"{folder}/type") != "Instruction":
+            sizes[int(level)] = _bytes(_read(root, f"{folder}/size"))
+            if level == 3:
+                sizes[3] *= _domains(root, usable, cores, index)
+    return {"l1d_bytes": sizes[1], "l2_bytes": sizes[2], "l3_bytes": sizes[3]}
+
+
+def _domains(root: str, usable: set[int], most: int, index: int) -> int:
+    """How many caches the usable CPUs have between them at a cache index, one file read for each.
+
+    Args:
+        most: CPUs that can run at a time; they cannot use more caches than that.
+    """
+    rest, count = set(usable), 0
+    while rest and count < most:
+        name = f"sys/devices/system/cpu/cpu{min(rest)}/cache/index{index}/shared_cpu_list"
+        sharing = _cpu_list(_read(root, name))
+        count += 1
+        if not sharing:  # not told: one for all
+            break
+        rest -= sharing
+    return max(1, count)
+
+
+def _numa_nodes(root: str, usable: set[int]) -> int:
+    """Memory nodes with a usable CPU; those of accelerators have none."""
+    folder = "sys/devices/system/node"
+    nodes = _cpu_list(_read(root, f"{folder}/has_cpu"))
+    if len(nodes) < 2:
+        return 1
+    return max(1, sum(1 for n in nodes if usable & _cpu_list(_read(root, f"{folder}/node{n}/cpulist"))))
 
 
 def _bytes(size: str) -> int:
-    scale = {"K": 1 << 10, "M": 1 << 20, "G": GIB}.get(size[-1:], 1)
-    digits = size.rstrip("KMG")
+    """Bytes of `32K`, `1 MB` or `4096`; 0 for any other text."""
+    text = size.strip().upper().removesuffix("B").strip()
+    scale = {"K": 1 << 10, "M": 1 << 20, "G": GIB}.get(text[-1:], 1)
+    digits = text.rstrip("KMG").strip()
     return int(digits) * scale if digits.isdigit() else 0
 
 
 def _cpu_list(text: str) -> set[int]:
-    """The numbers in `0-3,8`."""
+    """The numbers in `0-3,8`; what is no number is left out."""
     numbers: set[int] = set()
-    for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        if first.strip().isdigit():
+    for part in text.split(","):
+        first, _, last = (side.strip() for side in part.partition("-"))
+        if first.isdigit() and (last or first).isdigit():
             numbers.update(range(int(first), int(last or first) + 1))
     return numbers
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None
+def _number(text: str | None) -> int | str | None:
+    return int(text) if text and text.isdigit() else text or None
 
 
 def _read(root: str, path: str, most: int = 4096) -> str:
+    """The start of a file; nothing if it cannot be read.
+
+    Straight system calls: half the time of an `open()`, and no buffer that would ask the kernel to produce more
+    of `/proc/cpuinfo` than is wanted.
+    """
     try:
-        # Unbuffered: a buffered open would ask the kernel to produce more of /proc/cpuinfo than is wanted.
-        with open(os.path.join(root, path), "rb", buffering=0) as file:
-            return (file.read(most) or b"").decode("utf-8", "replace").strip()
+        descriptor = os.open(os.path.join(root, path), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        return os.read(descriptor, most).decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)

@@ -12,6 +12,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+FAR = 2**63
+"""Beyond the range of any dimension."""
+
 
 class Question:
     """What a caller asks.
@@ -59,7 +62,8 @@ def _plain(value: Any) -> Any:
     Values that are equal share one place in the table of answers, so they must mean the same.
     """
     if isinstance(value, int):
-        return int(value)
+        # Python refuses to print numbers of thousands of digits, and the message about a bad one prints it.
+        return max(-FAR, min(int(value), FAR))
     if isinstance(value, str):
         return str.__str__(value)
     try:

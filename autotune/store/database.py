@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
@@ -56,7 +56,21 @@ def connect(path: str, mode: str) -> sqlite3.Connection:
     connection = sqlite3.connect(address(path, mode), uri=True, timeout=BUSY_SECONDS, isolation_level=None)
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
+    if mode == "ro" and _has_hot_journal(connection):
+        connection.close()
+        with closing(connect(path, "rw")) as recovering:
+            recovering.execute("SELECT count(*) FROM sqlite_schema")
+        return connect(path, "ro")
     return connection
+
+
+def _has_hot_journal(connection: sqlite3.Connection) -> bool:
+    """Whether a writer was killed in the moment that it closed; only who may write can undo what it left."""
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema")
+    except sqlite3.Error as error:
+        return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK
+    return False
 
 
 def identify(connection: sqlite3.Connection) -> Identity:

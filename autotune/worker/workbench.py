@@ -118,17 +118,18 @@ class Workbench:
         self._slots.pop(request.slot, None)
         modules = len(sys.modules)
         case = self._case(self._seed)
-        with _failing_as(Verdict.COMPILE_ERROR), self._leaving_inputs_alone(case):
-            arguments = self._arguments(request.configuration, case.activations)
-            held = MemoryHeld(self._weights.values())
-            start = time.perf_counter()
-            # Tensors of its own on the same storage: what the build keeps can be told from what we hold.
-            weights = {name: weight.detach() for name, weight in self._weights.items()}
-            kernel = self._workload.build(problem, request.configuration, weights)
-            del weights
-        with _failing_as(Verdict.CRASHED), self._leaving_inputs_alone(case, packed=arguments):
-            kernel(*arguments)
-        seconds = time.perf_counter() - start
+        with self._leaving_inputs_alone(case):
+            with _failing_as(Verdict.COMPILE_ERROR):
+                arguments = self._arguments(request.configuration, case.activations)
+                held = MemoryHeld(self._weights.values())
+                start = time.perf_counter()
+                # Tensors of its own on the same storage: what the build keeps can be told from what we hold.
+                weights = {name: weight.detach() for name, weight in self._weights.items()}
+                kernel = self._workload.build(problem, request.configuration, weights)
+                del weights
+            with _failing_as(Verdict.CRASHED):
+                kernel(*arguments)
+            seconds = time.perf_counter() - start
         if len(sys.modules) > modules + 100:
             gc.freeze()  # a compiler was imported, to stay
         self._slots[request.slot] = Slot(request.configuration, kernel, arguments)

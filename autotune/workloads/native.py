@@ -14,16 +14,17 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import torch
 
 from autotune import paths
 from autotune.errors import InternalError, UsageError
 from autotune.fingerprint.cpu import cpu_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import torch
+    from collections.abc import Iterator, Mapping
 
 SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernels")
 
@@ -42,6 +43,11 @@ FLAGS = (
 
 STORAGE_TYPES = {"bfloat16": "bfloat16", "float16": "_Float16", "float32": "float"}
 """C++ storage type by the name of a torch type."""
+
+
+def storage_type(dtype: torch.dtype) -> str:
+    """The C++ storage type of a torch type."""
+    return STORAGE_TYPES[str(dtype).removeprefix("torch.")]
 
 
 @functools.lru_cache(maxsize=256)
@@ -108,3 +114,27 @@ def _source_texts() -> tuple[str, ...]:
             with open(os.path.join(SOURCES, name), encoding="utf-8") as file:
                 texts.append(file.read())
     return tuple(texts)
+
+
+class Workspaces:
+    """Buffers that a kernel works in, kept between calls; each call under way has its own.
+
+    Allocating them anew would fault in every page of them again.
+    """
+
+    def __init__(self) -> None:
+        self._spare: list[torch.Tensor] = []
+
+    @contextmanager
+    def lent(self, size: int) -> Iterator[int]:
+        """The address of a buffer of at least `size` bytes."""
+        try:
+            buffer = self._spare.pop()
+        except IndexError:
+            buffer = torch.empty(0, dtype=torch.uint8)
+        if buffer.numel() < size:
+            buffer = torch.empty(size, dtype=torch.uint8)
+        try:
+            yield buffer.data_ptr()
+        finally:
+            self._spare.append(buffer)

@@ -54,7 +54,7 @@ class Beliefs:
     mismatch: Belief = Belief(0.015, 1.6)
     signal: Belief = Belief(1.0)
     noise: Belief = Belief(1e-3)
-    source: Belief = Belief(1.0, 1.5)
+    source: Belief = Belief(0.1, 1.5)
 
 
 class Covariance:

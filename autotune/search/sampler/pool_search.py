@@ -11,7 +11,7 @@ from autotune.search.sampler.acquisition import expected_improvement
 from autotune.search.sampler.covariance import Beliefs, Covariance
 from autotune.search.sampler.design import distant_row
 from autotune.search.sampler.encoding import Encoding
-from autotune.search.sampler.prior import predictions
+from autotune.search.sampler.prior import forecast
 from autotune.search.sampler.surrogate import Posterior, fit
 from autotune.search.sampler.targets import Targets, log_scale, scalarised
 
@@ -76,13 +76,10 @@ class PoolSearch:
         self._pool = pool
         self._settings = settings or Settings()
         self._random = np.random.default_rng(seed)
-        self._predictions = predictions(pool, prior, self._settings.beliefs)
-        self._informed = self._predictions.shape[1] > 0
-        self._expectation = (
-            self._predictions.mean(axis=1) if self._informed else np.zeros(len(pool), np.float32)
-        )
+        self._forecast = forecast(pool, prior, self._settings.beliefs)
+        self._expectation = self._forecast.consensus
         self._encoding = Encoding(pool)
-        self._covariance = Covariance(self._encoding, self._predictions, self._settings.beliefs)
+        self._covariance = Covariance(self._encoding, self._forecast.columns, self._settings.beliefs)
         self._theta = self._covariance.center
         self._free = np.ones(len(pool), bool)
         self._pending: list[int] = []
@@ -144,10 +141,10 @@ class PoolSearch:
 
     def _choose(self) -> int:
         free = np.flatnonzero(self._free)
-        if not self._told and self._informed:
+        if not self._told and self._forecast:
             return int(free[np.argmin(self._expectation[free])])
         trials = len(self._told) + len(self._pending)
-        if not self._told or (not self._informed and trials < self._settings.starts):
+        if not self._told or (not self._forecast and trials < self._settings.starts):
             taken = np.array([*self._told, *self._pending], np.intp)
             return distant_row(self._encoding, taken, free, self._random)
         return self._most_promising()
@@ -155,7 +152,7 @@ class PoolSearch:
     def _most_promising(self) -> int:
         """The free candidate of greatest expected improvement."""
         rows = np.array([*self._told], np.intp)
-        targets = Targets.of(self._costs(), rows, self._expectation)
+        targets = Targets.of(self._costs(), rows, self._expectation, self._forecast.amplitude)
         posterior = self._conditioned(rows, targets)
         posterior.extend(np.array(self._pending, np.intp))
         mean, deviation = posterior.predict(targets.residual)

@@ -40,8 +40,33 @@ class PriorStudy:
     values: Sequence[float]
 
 
-def predictions(pool: Pool, studies: Sequence[PriorStudy], beliefs: Beliefs, seed: int = 0) -> Floats32:
-    """Each study's prediction of log cost over the whole pool, of mean zero.
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """What all earlier studies say of a pool.
+
+    Attributes:
+        columns: shape (configurations, studies): each study's prediction of the log cost, in units of the
+            standard deviation of its own trials, of mean zero. A study that makes no sense predicts zero.
+        amplitude: that standard deviation, in the middle of the studies: natural logarithm.
+    """
+
+    columns: Floats32
+    amplitude: float
+
+    def __bool__(self) -> bool:
+        return bool(self.columns.size)
+
+    @property
+    def consensus(self) -> Floats32:
+        """The log cost to expect, every study having the same say: shape (configurations,)."""
+        if not self:
+            return np.zeros(len(self.columns), np.float32)
+        mean: Floats32 = np.float32(self.amplitude) * self.columns.mean(axis=1)
+        return mean
+
+
+def forecast(pool: Pool, studies: Sequence[PriorStudy], beliefs: Beliefs, seed: int = 0) -> Forecast:
+    """Carry earlier studies over to a pool.
 
     A study is carried over by a model fitted to its own trials, not by its winner: the winner of one device
     can cost several times the optimum on another, while most of what makes a configuration good is shared.
@@ -52,19 +77,22 @@ def predictions(pool: Pool, studies: Sequence[PriorStudy], beliefs: Beliefs, see
         beliefs: prior of the hyperparameters.
         seed: of the trials left out of very long studies.
 
-    Returns:
-        Shape (configurations, studies), natural logarithms.
     """
     random = np.random.default_rng(seed)
-    columns = [
+    said = [
         _prediction(pool, study, beliefs, random)
         for study in studies
         if np.isfinite(np.asarray(study.values, np.float64)).sum() > 1
     ]
-    return np.stack(columns, axis=1) if columns else np.zeros((len(pool), 0), np.float32)
+    if not said:
+        return Forecast(np.zeros((len(pool), 0), np.float32), 0.0)
+    return Forecast(np.stack([column for column, _ in said], axis=1), float(np.median([s for _, s in said])))
 
 
-def _prediction(pool: Pool, study: PriorStudy, beliefs: Beliefs, random: np.random.Generator) -> Floats32:
+def _prediction(
+    pool: Pool, study: PriorStudy, beliefs: Beliefs, random: np.random.Generator
+) -> tuple[Floats32, float]:
+    """One column of a forecast, and the standard deviation that is its unit."""
     values = np.asarray(study.values, np.float64)
     joint = _joined(pool, study.configurations)
     logs = log_scale(values)
@@ -84,9 +112,7 @@ def _prediction(pool: Pool, study: PriorStudy, beliefs: Beliefs, random: np.rand
         posterior = Posterior(covariance, theta, block)
         posterior.extend(rows)
         mean[block] = posterior.predict(y[chosen])[0]
-    mean = mean * np.float32(scale)
-    centered: Floats32 = mean - mean.mean()
-    return centered
+    return mean - mean.mean(), scale
 
 
 def _joined(pool: Pool, configurations: Sequence[Mapping[str, Any]]) -> Pool:

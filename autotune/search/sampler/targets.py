@@ -62,9 +62,14 @@ def scalarised(values: Floats, weights: Floats) -> Floats:
     return combined
 
 
-def standardised(values: Floats) -> tuple[Floats, float, float]:
-    """Values of mean zero and unit variance, with the mean and standard deviation taken out of them."""
-    center, scale = float(values.mean()), float(values.std())
+def standardised(values: Floats, least: float = 0.0) -> tuple[Floats, float, float]:
+    """Values of mean zero and unit variance, with the mean and standard deviation taken out of them.
+
+    Args:
+        values: any number of them.
+        least: the standard deviation is not taken to be less.
+    """
+    center, scale = float(values.mean()), max(float(values.std()), least)
     scale = scale if scale > 1e-9 else 1.0
     return (values - center) / scale, center, scale
 
@@ -82,13 +87,22 @@ class Targets:
     offset: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, costs: Floats, rows: npt.NDArray[np.intp], expectation: npt.NDArray[np.float32]) -> Targets:
+    def of(
+        cls,
+        costs: Floats,
+        rows: npt.NDArray[np.intp],
+        expectation: npt.NDArray[np.float32],
+        amplitude: float = 0.0,
+    ) -> Targets:
         """Residuals of what was told from what was expected.
 
         Args:
             costs: shape (trials,), as `log_scale` or `scalarised` gives them.
             rows: shape (trials,).
             expectation: shape (configurations,), of the log cost, up to a constant.
+            amplitude: by how much the expectation tells configurations apart. The unit is not less than this:
+                the first trials are those expected to be best, and that they hardly differ says nothing of
+                how far the expectation may be wrong elsewhere.
         """
-        residual, _, scale = standardised(costs - expectation[rows])
+        residual, _, scale = standardised(costs - expectation[rows], amplitude)
         return cls(residual, expectation / np.float32(scale))
