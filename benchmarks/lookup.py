@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import autotune  # noqa: E402
+from autotune import paths  # noqa: E402
+from autotune.lookup.published import APPLICATION_ID, FORMAT  # noqa: E402
 from autotune.space.declared import declared  # noqa: E402
 from autotune.space.problem import Problem  # noqa: E402
 
@@ -50,24 +52,6 @@ SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 30
 ASKED = {"m": 16, "n": 7168, "k": 2048}
 
 Report = dict[str, Any]
-
-SCHEMA = """
-PRAGMA application_id = 0x41545542;
-PRAGMA user_version = 1;
-CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE device(digest TEXT PRIMARY KEY, kind TEXT, name TEXT, family TEXT, facts TEXT,
-  local_index INTEGER) STRICT;
-CREATE TABLE stack(digest TEXT PRIMARY KEY, facts TEXT) STRICT;
-CREATE TABLE choice(
-  workload TEXT, problem TEXT, objective TEXT, device TEXT, stack TEXT, rank INTEGER,
-  neighbourhood TEXT, dimensions TEXT, configuration TEXT,
-  latency_ns REAL, p99_ns REAL, error REAL, memory_bytes INTEGER,
-  baseline_ns REAL, baseline_error REAL, speedup REAL, speedup_low REAL, speedup_high REAL,
-  is_baseline INTEGER, limit_share REAL, study INTEGER, trial INTEGER, decided_at REAL,
-  PRIMARY KEY (workload, problem, objective, device, stack, rank)) STRICT, WITHOUT ROWID;
-CREATE INDEX choice_neighbourhood ON choice(workload, neighbourhood, objective);
-INSERT INTO meta VALUES ('generation', '1');
-"""
 
 
 def main() -> int:
@@ -125,7 +109,9 @@ def publish(folder: Path, rows: int) -> int:
     ]
     device, stack = digests()
     with closing(sqlite3.connect(folder / "best.db")) as connection:
-        connection.executescript(SCHEMA)
+        connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}")
+        connection.executescript(Path(paths.data_dir("db"), "snapshot.sql").read_text())
+        connection.execute("INSERT INTO meta VALUES ('generation', '1')")
         connection.execute("INSERT INTO device VALUES (?, 'cpu', '', '', '{}', 0)", (device,))
         connection.executemany(
             f"INSERT INTO choice VALUES ({', '.join('?' * 23)})",

@@ -2,10 +2,10 @@
 
     python benchmarks/outcome.py [--state DIR] [--budget 25] [--rounds 10] [--only TEXT] [--json]
 
-Problems of Kimi K2.5, Llama 3.1 8B and Qwen3, decoding, are tuned into a state folder (those already decided there
-are not tuned again). Then, in a fresh process, what get_best_config() answers runs against the baseline in
-interleaved rounds of random order, with the caches evicted before every call. Fails when the geometric mean is
-below 2.0, or a winner is slower than its baseline beyond doubt.
+Problems of Kimi K2.5, Llama 3.1 8B and Qwen3, decoding, are tuned into a state folder (those already decided
+there are not tuned again). Then, in a fresh process, what get_best_config() answers runs against the baseline
+in interleaved rounds of random order, with the caches evicted before every call. Fails when the geometric
+mean is below 2.0, or a winner is slower than its baseline beyond doubt.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import platform
 import sys
 import tempfile
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autotune import get_best_config
 from autotune.cli.output import configuration, console, latency, speedup, table
@@ -28,11 +28,13 @@ from autotune.fingerprint import device_named
 from autotune.measure.comparison import Rules
 from autotune.search.study import Budget
 from autotune.search.tuning import Goal, Tuner
-from autotune.space.problem import Problem
 from autotune.space.searchspace import SearchSpace
 from autotune.store import open_history
 from autotune.store.records import Interval
 from autotune.workloads.registry import declaration
+
+if TYPE_CHECKING:
+    from autotune.space.problem import Problem
 
 LEAST_GEOMETRIC_MEAN = 2.0
 
@@ -197,8 +199,9 @@ def report(rows: list[Row], failures: int, as_json: bool) -> int:
     slower = sum(row.verdict == "slower" for row in rows)
     below = sum(row.gain.ratio < 1 for row in rows)
     less_accurate = sum(row.error > row.baseline_error * 1.02 for row in rows)
+    cpu = device_named("cpu")
     summary = {
-        "machine": f"{platform.machine()}, {device_named('cpu').name}, {device_named('cpu').facts['cores']} cores",
+        "machine": f"{platform.machine()}, {cpu.name}, {cpu.facts['cores']} cores",
         "problems": len(rows),
         "failures": failures,
         "geometric_mean": mean,

@@ -129,6 +129,13 @@ def kernel_tuner_search(strategy: str, path: Path) -> Callable[[Replay, int], No
         content, file = _simulation_cache(path)
         names = content["tune_params_keys"]
         keys = frozenset(content["cache"])
+
+        def recorded(*values: Any, **named: Any) -> bool:
+            """The static constraints; Kernel Tuner calls them by position, by name and with a dictionary."""
+            if values and isinstance(values[0], dict):
+                named = values[0]
+            return ",".join(str(v) for v in ([named[name] for name in names] if named else values)) in keys
+
         random.seed(seed)
         np.random.seed(seed)
         with replay.thinking(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -139,7 +146,7 @@ def kernel_tuner_search(strategy: str, path: Path) -> Callable[[Replay, int], No
                 content.get("problem_size", 1),
                 [],
                 {name: content["tune_params"][name] for name in names},
-                restrictions=lambda chosen: ",".join(str(chosen[name]) for name in names) in keys,
+                restrictions=[recorded],
                 lang="CUDA",
                 strategy=strategy,
                 strategy_options={"max_fevals": min(replay.evaluations, len(keys))},

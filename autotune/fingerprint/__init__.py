@@ -5,16 +5,31 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from autotune.fingerprint.ceilings import Ceilings
-    from autotune.fingerprint.fingerprint import Device, Fingerprint, device_named, probe
+    from autotune.fingerprint.fingerprint import Device, Fingerprint, device_named, named_device, probe
+    from autotune.fingerprint.profile import Profile, load_profiles, profile_for
 
-__all__ = ["Ceilings", "Device", "Fingerprint", "device_named", "probe"]
+__all__ = [
+    "Ceilings",
+    "Device",
+    "Fingerprint",
+    "Profile",
+    "device_named",
+    "load_profiles",
+    "named_device",
+    "probe",
+    "profile_for",
+]
 
 _HOMES = {
     "Ceilings": "ceilings",
     "Device": "fingerprint",
     "Fingerprint": "fingerprint",
+    "Profile": "profile",
     "device_named": "fingerprint",
+    "load_profiles": "profile",
+    "named_device": "fingerprint",
     "probe": "fingerprint",
+    "profile_for": "profile",
 }
 
 
@@ -25,3 +40,7 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,11 +6,15 @@ The measuring is in `autotune.measure.ceilings`; here is only what it found and 
 from __future__ import annotations
 
 import os
-import tempfile
+from contextlib import suppress
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from autotune import paths
+
+Rate = Annotated[float, Meta(gt=0)]
 
 
 class Ceilings(msgspec.Struct, frozen=True):
@@ -22,12 +26,12 @@ class Ceilings(msgspec.Struct, frozen=True):
         measured_at: seconds since the epoch.
     """
 
-    memory_bandwidth_bytes_per_s: float
-    matmul_flops: dict[str, float]
+    memory_bandwidth_bytes_per_s: Rate
+    matmul_flops: dict[str, Rate]
     measured_at: float
 
     def least_seconds(self, flops: int, moved_bytes: int, dtype: str) -> float:
-        """The roofline: the least time that the work can take on this device.
+        """The roofline: the least time that the work can take on this device (Williams et al., 2009).
 
         Args:
             flops: operations that cannot be avoided.
@@ -43,20 +47,22 @@ def load(device: str, stack: str) -> Ceilings | None:
     try:
         with open(_path(device, stack), "rb") as file:
             return msgspec.json.decode(file.read(), type=Ceilings)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
 def save(device: str, stack: str, ceilings: Ceilings) -> None:
     """Keep the ceilings of a device and stack digest; a cache that cannot be written is no error."""
     path = _path(device, stack)
+    unfinished = f"{path}.{os.getpid()}"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), delete=False) as file:
+        with open(unfinished, "wb") as file:
             file.write(msgspec.json.encode(ceilings))
-        os.replace(file.name, path)
+        os.replace(unfinished, path)
     except OSError:
-        return
+        with suppress(OSError):
+            os.unlink(unfinished)
 
 
 def _path(device: str, stack: str) -> str:

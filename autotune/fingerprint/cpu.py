@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from autotune.fingerprint.digest import digest
+from autotune.fingerprint.files import read_head
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ DIGEST_FACTS = (
 def cpu_facts(root: str = "/") -> dict[str, Any]:
     """What this process may use of the CPU.
 
-    `cores` are logical ones, under affinity and CPU quota; `l2_bytes` is of one core and `l3_bytes` of all the
+    `cores` are logical ones, under affinity and CPU quota; `l2_bytes` is of one core, `l3_bytes` of all the
     caches that so many cores can use. What cannot be found out is None, a size 0, a count 1.
 
     Args:
@@ -169,7 +170,9 @@ def _cores(root: str, usable: set[int]) -> int:
             _read(root, f"{folder}/cpu.cfs_quota_us"),
             _read(root, f"{folder}/cpu.cfs_period_us"),
         ]
-        if len(limit) == 2 and all(map(str.isdigit, limit)) and int(limit[1]):  # else "max", -1, or none set
+        if (
+            len(limit) == 2 and all(map(str.isdecimal, limit)) and int(limit[1])
+        ):  # else "max", -1, or none set
             cores = min(cores, -(-int(limit[0]) // int(limit[1])))
     return max(1, cores)
 
@@ -190,13 +193,13 @@ def _memory_bytes(root: str) -> int:
 def _cgroups(root: str, controller: str) -> list[str]:
     """Folders of the groups that limit this process, each with those above it, of both cgroup versions.
 
-    In a container the path is often the host's, of which only the top is mounted here: so the top always counts.
+    In a container the path is often the host's, of which only the top is mounted: so the top always counts.
     """
     paths = {"": "", controller: ""}
     for line in _read(root, "proc/self/cgroup").split("\n"):
         _, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
-        # A path with ".." is that of a process outside this cgroup namespace: none of the folders here is its.
+        # A path with ".." is of a process outside this cgroup namespace: none of the folders here is its own.
         if ".." not in path:
             paths.update((name, path) for name in names.split(",") if name in paths)
     folders = []
@@ -254,7 +257,7 @@ def _bytes(size: str) -> int:
     text = size.strip().upper().removesuffix("B").strip()
     scale = {"K": 1 << 10, "M": 1 << 20, "G": GIB}.get(text[-1:], 1)
     digits = text.rstrip("KMG").strip()
-    return int(digits) * scale if digits.isdigit() else 0
+    return int(digits) * scale if digits.isdecimal() else 0
 
 
 def _cpu_list(text: str) -> set[int]:
@@ -262,28 +265,14 @@ def _cpu_list(text: str) -> set[int]:
     numbers: set[int] = set()
     for part in text.split(","):
         first, _, last = (side.strip() for side in part.partition("-"))
-        if first.isdigit() and (last or first).isdigit():
+        if first.isdecimal() and (last or first).isdecimal():
             numbers.update(range(int(first), int(last or first) + 1))
     return numbers
 
 
 def _number(text: str | None) -> int | str | None:
-    return int(text) if text and text.isdigit() else text or None
+    return int(text) if text and text.isdecimal() else text or None
 
 
 def _read(root: str, path: str, most: int = 4096) -> str:
-    """The start of a file; nothing if it cannot be read.
-
-    Straight system calls: half the time of an `open()`, and no buffer that would ask the kernel to produce more
-    of `/proc/cpuinfo` than is wanted.
-    """
-    try:
-        descriptor = os.open(os.path.join(root, path), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        return os.read(descriptor, most).decode("utf-8", "replace").strip()
-    except OSError:
-        return ""
-    finally:
-        os.close(descriptor)
+    return read_head(os.path.join(root, path), most)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autotune.errors import UnknownNameError
 from autotune.fingerprint.cpu import DIGEST_FACTS as CPU_DIGEST_FACTS
@@ -11,8 +11,24 @@ from autotune.fingerprint.cpu import cpu_facts
 from autotune.fingerprint.digest import digest
 from autotune.fingerprint.nvml import DIGEST_FACTS as NVIDIA_DIGEST_FACTS
 from autotune.fingerprint.nvml import nvidia_facts
-from autotune.fingerprint.profile import Profile, load_profiles, profile_for, profile_named
+from autotune.fingerprint.profile import Profile, load_profiles, profile_for
 from autotune.fingerprint.stack import stack_digest, stack_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from autotune.fingerprint.nvml import Nvml
+
+ALWAYS: dict[str, Any] = {"cores": 1, "isa": [], "memory_bytes": 0, "l2_bytes": 0, "l3_bytes": 0}
+"""Facts that search spaces may name on any device; 0 bytes is an unknown size."""
+
+CPU_SOURCES = {
+    "model_name": "/proc/cpuinfo",
+    "isa": "/proc/cpuinfo",
+    "l2_bytes": "/sys/devices/system/cpu/*/cache",
+    "memory_bytes": "/proc/meminfo",
+}
+"""Facts whose absence is a problem, and the file that should have told them."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +37,7 @@ class Device:
 
     Attributes:
         kind: `cpu` or `cuda`.
-        index: the host's number of it within its kind.
+        index: the host's number of it within its kind; -1 for one that is not of this host.
         name: as its vendor calls it.
         family: the profile under `hardware/` that it belongs to; similar devices share one.
         facts: what `device.<fact>` means in search-space expressions.
@@ -44,7 +60,7 @@ class Fingerprint:
         devices: accelerators first, the CPU last.
         stack: facts of this interpreter's software.
         stack_digest: over those that matter to the default device.
-        problems: probes that failed, one line each.
+        problems: what could not be found out, one line each.
     """
 
     devices: tuple[Device, ...]
@@ -58,19 +74,29 @@ class Fingerprint:
         return self.devices[0]
 
 
-def probe() -> Fingerprint:
-    """Probe this host; a probe that fails says so in `problems` and stops no other."""
+def probe(root: str = "/", nvml: Nvml | None = None) -> Fingerprint:
+    """Probe this host; a probe that fails says so in `problems` and stops no other.
+
+    Args:
+        root: root of the file system, or of a machine's files recorded elsewhere.
+        nvml: what answers as `pynvml` does; the real one by default.
+
+    Raises:
+        ConfigError: a device profile is wrong.
+    """
     profiles = load_profiles()
-    accelerators, problems = nvidia_facts()
-    devices = tuple(_device(facts, profiles) for facts in (*accelerators, cpu_facts()))
-    facts = stack_facts()
-    if not devices[-1].facts["model_name"]:
-        problems.append("/proc/cpuinfo names no CPU model; the digest stands for the architecture alone")
-    return Fingerprint(devices, facts, stack_digest(devices[0].kind, facts), tuple(problems))
+    cpu = cpu_facts(root)
+    accelerators, problems = nvidia_facts(nvml, root)
+    devices = (*(_accelerator(facts, cpu, profiles) for facts in accelerators), _cpu(cpu, profiles))
+    for fact, file in CPU_SOURCES.items():
+        if not cpu[fact]:
+            problems.append(f"the CPU's {fact} is unknown: {file} does not tell")
+    stack = stack_facts(root)
+    return Fingerprint(devices, stack, stack_digest(devices[0].kind, stack), tuple(problems))
 
 
 def device_named(name: str | None) -> Device:
-    """A device by name: this host's, or a typical one of a family on a machine that has none.
+    """A device by name: this host's, or the one that stands for a family.
 
     Args:
         name: `cpu`, `cuda`, `cuda:1`, or a profile such as `nvidia-h200`; None for this host's default.
@@ -80,33 +106,58 @@ def device_named(name: str | None) -> Device:
     """
     kind, _, index = (name or "").partition(":")
     if name and kind not in ("cpu", "cuda"):
-        return _typical(profile_named(name))
-    found = [device for device in probe().devices if not kind or device.kind == kind]
-    number = int(index) if index.isdigit() else 0
-    if number >= len(found) or (index and not index.isdigit()):
-        here = [f"{device.kind}:{device.index}" for device in probe().devices]
-        raise UnknownNameError("device", str(name), ["cpu", *here, *load_profiles()])
-    return found[number]
+        return named_device(name)
+    devices = probe().devices
+    found = [device for device in devices if not kind or device.kind == kind]
+    if not (index or "0").isdecimal() or int(index or 0) >= len(found):
+        here = [f"{device.kind}:{device.index}" for device in devices]
+        raise UnknownNameError("device of this host", str(name), here)
+    return found[int(index or 0)]
 
 
-def _device(facts: dict[str, Any], profiles: dict[str, Profile]) -> Device:
-    """A probed device; the profile tells what cannot be probed, and never what was."""
+def named_device(family: str) -> Device:
+    """The device that stands for a family, on any machine: for counting and compiling, not for timing.
+
+    Args:
+        family: a profile under `hardware/`, such as `nvidia-h200`.
+
+    Raises:
+        UnknownNameError: no profile is called that.
+    """
+    profiles = load_profiles()
+    if family not in profiles:
+        raise UnknownNameError("device", family, ["cpu", "cuda", *profiles])
+    profile = profiles[family]
+    kind = profile.match.kind
+    known = {**profile.limits.known(), **profile.typical.known()}
+    facts = {**ALWAYS, "kind": kind, "isa": sorted(profile.match.isa), **known, "family": family}
+    return Device(kind, -1, profile.summary, family, facts, digest(facts))
+
+
+def _cpu(facts: dict[str, Any], profiles: Mapping[str, Profile]) -> Device:
     profile = profile_for(facts, profiles)
-    is_cpu = facts["kind"] == "cpu"
-    family = profile.family if profile else facts.get("family") or facts["kind"]
-    known = {**(profile.facts | profile.limits if profile else {}), **_without_none(facts), "family": family}
-    names = CPU_DIGEST_FACTS if is_cpu else NVIDIA_DIGEST_FACTS
-    found = digest({name: facts.get(name) for name in names})
-    name = facts.get("model_name") if is_cpu else facts.get("name")
-    return Device(facts["kind"], facts.get("index", 0), str(name or family), family, known, found)
+    family = profile.family if profile else facts["family"]
+    limits = profile.limits.known() if profile else {}
+    known = {**limits, **_told(facts), "family": family}
+    found = digest({name: facts[name] for name in CPU_DIGEST_FACTS})
+    return Device("cpu", 0, facts["model_name"] or f"{facts['architecture']} CPU", family, known, found)
 
 
-def _typical(profile: Profile) -> Device:
-    """A device of a family where none is at hand: for counting and compiling, not for timing."""
-    facts = {"kind": profile.match.kind, "cores": 0, "isa": list(profile.match.isa), "memory_bytes": 0}
-    facts |= {"l2_bytes": 0, "l3_bytes": 0, **profile.facts, **profile.limits, "family": profile.family}
-    return Device(profile.match.kind, -1, profile.title, profile.family, facts, digest(facts))
+def _accelerator(facts: dict[str, Any], cpu: dict[str, Any], profiles: Mapping[str, Profile]) -> Device:
+    """A probed device; its profile adds what cannot be probed, and contradicts nothing that was."""
+    profile = profile_for(facts, profiles)
+    family = profile.family if profile else facts["kind"]
+    limits = profile.limits.known() if profile else {}
+    if facts["mig_profile"]:
+        # An instance has a share of these, and its size is not in the profile.
+        limits = {name: value for name, value in limits.items() if name not in ("sm_count", "l2_bytes")}
+    # Kernels are launched by this host's cores; an integrated GPU has no memory but the host's, of which NVML
+    # says nothing.
+    host = {"cores": cpu["cores"], "memory_bytes": cpu["memory_bytes"]}
+    known = {**ALWAYS, **host, **limits, **_told(facts), "family": family}
+    found = digest({name: facts[name] for name in NVIDIA_DIGEST_FACTS})
+    return Device(facts["kind"], facts["index"], str(facts["name"] or family), family, known, found)
 
 
-def _without_none(facts: dict[str, Any]) -> dict[str, Any]:
+def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}

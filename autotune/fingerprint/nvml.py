@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
+
+from autotune.fingerprint.cpu import GIB
+from autotune.fingerprint.files import read_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -11,84 +16,152 @@ if TYPE_CHECKING:
 DIGEST_FACTS = (
     "name",
     "compute_capability",
-    "memory_bytes",
+    "sm_count",
+    "memory_gib",
     "bus_width_bits",
-    "cuda_cores",
     "sm_clock_max_mhz",
     "memory_clock_max_mhz",
     "power_limit_w",
     "ecc",
-    "mig",
+    "mig_profile",
 )
-"""What changes speed; a unit's UUID, serial number and place on the bus do not."""
+"""What changes speed; a unit's UUID, serial number and place on the bus do not. The driver is of the stack."""
+
+CORES_PER_SM = {70: 64, 75: 64, 80: 64, 86: 128, 87: 128, 89: 128, 90: 128, 100: 128, 120: 128}
+"""FP32 cores of a multiprocessor by compute capability; NVML counts cores only.
+
+CUDA C++ Programming Guide, "Compute Capabilities", the section "Architecture" of each.
+"""
+
+UNANSWERABLE = (3, 13)
+"""NVML_ERROR_NOT_SUPPORTED, NVML_ERROR_FUNCTION_NOT_FOUND (nvml.h): not asked of this device, and no problem."""
 
 
 class Nvml(Protocol):
-    """The part of `pynvml` that is used: `nvmlInit`, `nvmlShutdown` and the `nvmlDeviceGet*` calls."""
+    """The part of `pynvml` that is used: `nvmlInit`, `nvmlShutdown`, and the calls that ask."""
 
-    NVMLError: type[Exception]
+    NVML_CLOCK_SM: int
+    NVML_CLOCK_MEM: int
 
     def __getattr__(self, name: str) -> Any: ...
 
 
-def nvidia_facts(library: Nvml | None = None) -> tuple[list[dict[str, Any]], list[str]]:
+def nvidia_facts(library: Nvml | None = None, root: str = "/") -> tuple[list[dict[str, Any]], list[str]]:
     """Facts of every NVIDIA device, in NVML's order, and what could not be found out.
+
+    A device in MIG mode is not one device but as many as it has instances.
 
     Args:
         library: what answers as `pynvml` does; the real one by default.
+        root: root of the file system, or of a machine's files recorded elsewhere.
     """
     if library is None:
         try:
             library = importlib.import_module("pynvml")
         except ImportError:
             return [], ["no NVML: the package nvidia-ml-py is not installed"]
+    # Any exception: a driver newer or older than the library may fail in ways that are not NVML's own.
     try:
         library.nvmlInit()
-    except library.NVMLError as error:
+    except Exception as error:
         return [], [f"no NVML: {error}"]
     try:
-        count = library.nvmlDeviceGetCount()
-        probed = [_device_facts(library, index) for index in range(count)]
-    except library.NVMLError as error:
+        return _probe(library, root)
+    except Exception as error:
         return [], [f"NVML does not list its devices: {error}"]
     finally:
-        library.nvmlShutdown()
-    devices = [facts for facts, _ in probed if facts]
-    return devices, [problem for _, problems in probed for problem in problems]
+        with suppress(Exception):
+            library.nvmlShutdown()
 
 
-def _device_facts(library: Nvml, index: int) -> tuple[dict[str, Any] | None, list[str]]:
-    """Facts of one device; None if it cannot be opened. What it does not support is None, and no problem."""
-    problems: list[str] = []
-    try:
-        handle = library.nvmlDeviceGetHandleByIndex(index)
-    except library.NVMLError as error:
-        return None, [f"cuda:{index} cannot be opened: {error}"]
+class _Handle:
+    """What NVML knows of one device or MIG instance; calls that fail are noted in `problems`."""
 
-    def ask(name: str, *arguments: Any, read: Callable[[Any], Any] = lambda answer: answer) -> Any:
+    def __init__(self, library: Nvml, handle: Any, label: str, problems: list[str]) -> None:
+        self.library, self.handle, self.label, self.problems = library, handle, label, problems
+
+    def ask(self, call: str, *arguments: Any, read: Callable[[Any], Any] = lambda answer: answer) -> Any:
+        """The answer of `nvmlDeviceGet<call>`, as `read` takes it; None if there is none."""
         try:
-            return read(getattr(library, f"nvmlDeviceGet{name}")(handle, *arguments))
-        except library.NVMLError as error:
-            if "not supported" not in str(error).lower():
-                problems.append(f"cuda:{index} {name}: {error}")
+            return read(getattr(self.library, f"nvmlDeviceGet{call}")(self.handle, *arguments))
+        except Exception as error:
+            if getattr(error, "value", None) not in UNANSWERABLE:
+                self.problems.append(f"{self.label}: {call}: {error}")
             return None
 
-    capability = ask("CudaComputeCapability")
-    facts = {
+
+def _probe(library: Nvml, root: str) -> tuple[list[dict[str, Any]], list[str]]:
+    found: list[dict[str, Any]] = []
+    problems: list[str] = []
+    driver = None
+    with suppress(Exception):
+        driver = _text(library.nvmlSystemGetDriverVersion())
+    for index in range(library.nvmlDeviceGetCount()):
+        label = f"NVIDIA device {index}"
+        try:
+            handle = library.nvmlDeviceGetHandleByIndex(index)
+        except Exception as error:
+            problems.append(f"{label} cannot be opened: {error}")
+            continue
+        device = _Handle(library, handle, label, problems)
+        facts = {**_device_facts(device, root), "driver": driver}
+        found += _instances(device, facts) if device.ask("MigMode", read=lambda modes: modes[0]) else [facts]
+    return [{**facts, "index": index} for index, facts in enumerate(found)], problems
+
+
+def _device_facts(device: _Handle, root: str) -> dict[str, Any]:
+    capability = device.ask("CudaComputeCapability", read=lambda version: 10 * version[0] + version[1])
+    cores_per_sm = CORES_PER_SM.get(capability)
+    cores = device.ask("NumGpuCores")
+    return {
         "kind": "cuda",
-        "index": index,
-        "name": ask("Name", read=_text),
-        "compute_capability": 10 * capability[0] + capability[1] if capability else None,
-        "memory_bytes": ask("MemoryInfo", read=lambda info: int(info.total)),
-        "bus_width_bits": ask("MemoryBusWidth"),
-        "cuda_cores": ask("NumGpuCores"),
-        "sm_clock_max_mhz": ask("MaxClockInfo", library.NVML_CLOCK_SM),
-        "memory_clock_max_mhz": ask("MaxClockInfo", library.NVML_CLOCK_MEM),
-        "power_limit_w": ask("EnforcedPowerLimit", read=lambda milliwatts: milliwatts // 1000),
-        "ecc": ask("EccMode", read=lambda modes: bool(modes[0])),
-        "mig": ask("MigMode", read=lambda modes: bool(modes[0])),
+        "name": device.ask("Name", read=lambda name: _board(_text(name), root)),
+        "compute_capability": capability,
+        "sm_count": cores // cores_per_sm if cores and cores_per_sm else None,
+        **_memory(device),
+        "bus_width_bits": device.ask("MemoryBusWidth"),
+        "sm_clock_max_mhz": device.ask("MaxClockInfo", device.library.NVML_CLOCK_SM),
+        "memory_clock_max_mhz": device.ask("MaxClockInfo", device.library.NVML_CLOCK_MEM),
+        "power_limit_w": device.ask("EnforcedPowerLimit", read=lambda milliwatts: milliwatts // 1000),
+        "ecc": device.ask("EccMode", read=lambda modes: bool(modes[0])),
+        "mig_profile": None,
     }
-    return facts, problems
+
+
+def _instances(device: _Handle, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The MIG instances of a device: clocks and power are its own, memory and multiprocessors theirs."""
+    found = []
+    for slot in range(device.ask("MaxMigDeviceCount") or 0):
+        try:
+            handle = device.library.nvmlDeviceGetMigDeviceHandleByIndex(device.handle, slot)
+        except Exception:  # most slots are empty
+            continue
+        instance = _Handle(device.library, handle, f"{device.label}, MIG {slot}", device.problems)
+        found.append(
+            {
+                **facts,
+                **_memory(instance),
+                "sm_count": instance.ask("Attributes", read=lambda of: of.multiprocessorCount),
+                # The name ends in it: "NVIDIA H200 MIG 1g.18gb".
+                "mig_profile": instance.ask("Name", read=lambda name: _text(name).partition(" MIG ")[2])
+                or "unknown",
+            }
+        )
+    if not found:
+        device.problems.append(f"{device.label} is in MIG mode and has no instance to run on")
+    return found
+
+
+def _memory(device: _Handle) -> dict[str, int | None]:
+    total = device.ask("MemoryInfo", read=lambda info: int(info.total))
+    return {"memory_bytes": total, "memory_gib": -(-total // GIB) if total else None}
+
+
+def _board(name: str, root: str) -> str:
+    """The name, or that of the board: the GPU of every Jetson Orin is called "Orin (nvgpu)"."""
+    if "nvgpu" not in name:
+        return name
+    return read_head(os.path.join(root, "proc/device-tree/model")).strip("\0") or name
 
 
 def _text(name: str | bytes) -> str:

@@ -118,7 +118,7 @@ def _closest_first(
 def _sizes(key: str, nearest: tuple[str, ...]) -> dict[str, int] | None:
     """The sizes that a problem's key gives to the nearest dimensions; None if one of them is no size."""
     given = dict(part.split("=", 1) for part in key.split(",") if "=" in part)
-    sizes = {name: int(given[name]) for name in nearest if given.get(name, "").isdigit()}
+    sizes = {name: int(given[name]) for name in nearest if given.get(name, "").isdecimal()}
     return sizes if len(sizes) == len(nearest) else None
 
 

@@ -29,6 +29,9 @@ cent; more finalists take rounds from each other."""
 ACCURACY_SLACK = 0.01
 """Errors within this share of each other count as equal: the order of summation alone moves them by less."""
 
+MEMORY_SLACK_BYTES = 1 << 20
+"""Less memory than this saved is no point of the front: allocators round by as much."""
+
 REMEASURE_SHARE = 0.15
 """Share of the final's time for the winner's fresh measurement."""
 
@@ -66,14 +69,12 @@ class Final:
         worker: in which the contenders are built.
         rules: margin and confidence; its time cap is set by the budget.
         accurate: the largest error of a configuration that is as accurate as the baseline.
-        limit_ns: least latency that the device's ceilings allow; None when unknown.
         seed: of the rounds' order.
     """
 
     worker: Worker
     rules: Rules
     accurate: float
-    limit_ns: float | None
     seed: int
 
     def decide(
@@ -162,7 +163,6 @@ class Final:
             trial=contender.trial,
             is_baseline=is_baseline,
             measurement=fresh,
-            limit_share=self.limit_ns / latency_ns if self.limit_ns else None,
         )
 
 
@@ -206,7 +206,7 @@ def _covers(better: T, worse: T, latency_ns: Callable[[T], float]) -> bool:
     return (
         latency_ns(better) <= latency_ns(worse)
         and _error(better) <= _error(worse) * (1 + ACCURACY_SLACK)
-        and (better.memory_bytes or 0) <= (worse.memory_bytes or 0)
+        and (better.memory_bytes or 0) <= (worse.memory_bytes or 0) + MEMORY_SLACK_BYTES
     )
 
 

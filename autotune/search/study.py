@@ -13,6 +13,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from autotune.errors import TrialError
 from autotune.measure.comparison import Rules
 from autotune.search.final import (
@@ -105,7 +107,8 @@ class Study:
         hints: configurations to try first, e.g. winners of neighbouring sizes; those outside the space are
             passed over.
         rules: margin and confidence of the final.
-        limit_ns: the least latency that the device's ceilings allow the prepared problem; None if unknown.
+        limit_ns: the least latency that the device's ceilings allow the prepared problem, given what was
+            reached; None if unknown.
         observe: called whenever the progress has changed.
         seed: of inputs, proposals and the final's order.
     """
@@ -120,7 +123,7 @@ class Study:
         *,
         hints: Sequence[Configuration] = (),
         rules: Rules | None = None,
-        limit_ns: Callable[[Prepared], float | None] = lambda _: None,
+        limit_ns: Callable[[Prepared, float], float | None] = lambda *_: None,
         observe: Callable[[Progress], None] = lambda _: None,
         seed: int = 0,
     ) -> None:
@@ -175,8 +178,7 @@ class Study:
     def _start(self) -> None:
         """Prepare the worker, measure the baseline, and take up what an earlier run of this study left."""
         self._report()
-        prepared = self.worker.prepare(self.space.problem, self.seed)
-        self.limit_ns = self._limit_ns(prepared)
+        self._prepared = self.worker.prepare(self.space.problem, self.seed)
         built = self.worker.build(BASELINE, self.space.baseline)
         error = self.worker.check(BASELINE, self.seed)
         self.baseline = Contender(BASELINE, self.space.baseline, error, built.memory_bytes)
@@ -286,10 +288,11 @@ class Study:
         incumbent = self._incumbent()
         excluded = [self.space.baseline, *([incumbent.configuration] if incumbent else [])]
         finalists = [Contender.of(t) for t in select_finalists(self._trials, self.accurate, excluded)]
-        final = Final(self.worker, self.rules, self.accurate, self.limit_ns, self.seed)
+        final = Final(self.worker, self.rules, self.accurate, self.seed)
         remaining = self.budget.seconds - self.progress.elapsed_seconds
         seconds = max(remaining, self.budget.seconds * self.budget.final_share)
         choices = final.decide(self.baseline, incumbent, finalists, seconds)
+        limit_ns = self._limit_ns(self._prepared, choices[0].latency_ns)
         problem = self.space.problem
         return Winner(
             workload=self.key.workload,
@@ -301,7 +304,10 @@ class Study:
             objective=self.key.objective,
             space=self.key.space,
             baseline_error=self.baseline.error,
-            choices=choices,
+            choices=tuple(
+                replace(choice, limit_share=limit_ns / choice.latency_ns if limit_ns else None)
+                for choice in choices
+            ),
             decided_at=time.time(),
         )
 

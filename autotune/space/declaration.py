@@ -234,6 +234,9 @@ def _dimension(name: str, table: Any, where: str) -> Dimension:
     choices = table.pop("choices", None)
     if choices is not None:
         choices = tuple(str(choice) for choice in check_values(choices, f"{where}.choices"))
+        for choice in choices:
+            if "," in choice or "=" in choice:
+                raise SpaceError(f"{where}.choices: {choice!r} has a ',' or '=', which separate dimensions")
         if table.get("default", choices[0]) not in choices:
             raise SpaceError(f"{where}.default: {table['default']!r} is not one of {', '.join(choices)}")
     return Dimension(name, choices=choices, **table)

@@ -168,9 +168,8 @@ def _imported(name: str) -> Declared:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"workload {name!r}: importing {points[name].value} failed: {reason}") from error
     if name not in _registered:
-        raise UsageError(
-            f"workload {name!r}: {points[name].value} does not declare it; call autotune.declare()"
-        )
+        remedy = "autotune.register() it with its space"
+        raise UsageError(f"workload {name!r}: {points[name].value} does not declare it; {remedy}")
     return _registered[name]
 
 

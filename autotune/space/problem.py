@@ -71,8 +71,10 @@ class Dimension:
         else:
             number = value
         if not self.minimum <= number <= self.maximum:
+            # Python refuses to print numbers of thousands of digits.
+            given = str(number) if number.bit_length() <= 64 else "..."
             raise ProblemError(
-                f"{workload}: {self.name}={number} is out of range; expected {self.minimum} to {self.maximum}"
+                f"{workload}: {self.name}={given} is out of range; expected {self.minimum} to {self.maximum}"
             )
         return number
 

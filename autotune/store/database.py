@@ -65,7 +65,7 @@ def connect(path: str, mode: str) -> sqlite3.Connection:
 
 
 def _has_hot_journal(connection: sqlite3.Connection) -> bool:
-    """Whether a writer was killed in the moment that it closed; only who may write can undo what it left."""
+    """Whether a writer was killed while it closed; only who may write can undo what it left."""
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema")
     except sqlite3.Error as error:
@@ -110,8 +110,8 @@ def require(connection: sqlite3.Connection, path: str, *kinds: str) -> Identity:
     newest = SNAPSHOT_VERSION if identity.kind == "snapshot" else migrations.latest_version()
     if identity.version > newest:
         raise DatabaseError(
-            f"{path}: this {identity.kind} has version {identity.version}, this autotune knows versions up to "
-            f"{newest}; install the newer autotune that wrote it"
+            f"{path}: this {identity.kind} has version {identity.version}, this autotune knows versions up "
+            f"to {newest}; install the newer autotune that wrote it"
         )
     return identity
 

@@ -71,6 +71,8 @@ def restore_history(directory: str | None = None, backup: str | None = None) -> 
         source = backup or newest_whole(state)
         if source is None:
             raise DatabaseError(f"{state.backups}: holds no backup that is whole")
+        if not os.path.isfile(source):
+            raise DatabaseError(f"{source}: is missing; choose another backup")
         checked = check(source)
         if checked.kind != "history" or checked.faults:
             raise DatabaseError(f"{source}: {(*checked.faults, 'is no history')[0]}; choose another backup")
@@ -135,7 +137,7 @@ def _mend(state: StateDir) -> list[str]:
 def _damage(path: str) -> str | None:
     with told(path):
         try:
-            # Recovers from what a killed writer left, and then reads: four times as fast without write access.
+            # The first recovers what a killed writer left; the second reads four times as fast.
             with closing(connect(path, "rw")) as connection:
                 require(connection, path, "history", "empty")
             with closing(connect(path, "ro")) as connection:

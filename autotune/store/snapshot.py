@@ -77,11 +77,14 @@ def publish(history: History, reason: str) -> int:
     fresh = os.path.join(state.path, _FRESH)
     number = 1 + max(latest_generation(history), *generation_files(state), 0)
     with told(state.snapshot):
-        choices = _write(history, fresh, number)
-        sync_file(fresh)
-        digest = digest_of(fresh)
-        _record(history, number, reason, digest, choices)
-        _put_in_place(state, fresh, number)
+        try:
+            _remove(fresh)  # of a publisher that was killed
+            choices = _write(history, fresh, number)
+            sync_file(fresh)
+            _record(history, number, reason, digest_of(fresh), choices)
+            _put_in_place(state, fresh, number)
+        finally:
+            _remove(fresh)
         _prune(history)
     return number
 
@@ -144,6 +147,8 @@ def published_generation(path: str) -> int | None:
     Raises:
         DatabaseError: it is of a newer version.
     """
+    if not os.path.isfile(path):  # opening a named pipe would wait for ever
+        return None
     try:
         with closing(connect(path, "immutable")) as connection:
             if identify(connection).kind != "snapshot":
@@ -176,18 +181,17 @@ def attached(connection: sqlite3.Connection, address: str, name: str) -> Iterato
 
 def _write(history: History, path: str, number: int) -> int:
     """Write a snapshot of the current winners; returns how many choices it has."""
-    for leftover in (path, f"{path}-journal"):  # of a publisher that was killed
-        with suppress(FileNotFoundError):
-            os.unlink(leftover)
     with open(os.path.join(paths.data_dir("db"), "snapshot.sql"), encoding="utf-8") as file:
         schema = file.read()
     with closing(connect(path, "rwc")) as connection:
-        connection.execute("PRAGMA synchronous = OFF")  # synced once, when it is whole
-        connection.executescript(f"BEGIN; {schema} COMMIT;")
-        connection.execute(f"PRAGMA application_id = {SNAPSHOT_ID}")
-        connection.execute(f"PRAGMA user_version = {SNAPSHOT_VERSION}")
+        connection.execute("PRAGMA synchronous = OFF")
+        identity = f"PRAGMA application_id = {SNAPSHOT_ID}; PRAGMA user_version = {SNAPSHOT_VERSION};"
+        connection.executescript(f"BEGIN; {identity} {schema} COMMIT;")
     with attached(history.connection, path, "fresh"):
+        # It is synced once, when it is whole, and thrown away if it never gets there.
         history.connection.execute("PRAGMA fresh.synchronous = OFF")
+        history.connection.execute("PRAGMA fresh.journal_mode = MEMORY")
+        history.connection.execute("PRAGMA fresh.cache_size = -65536")
         with history.writing() as connection:
             connection.execute(_COPY_DEVICES)
             connection.execute(_COPY_STACKS)
@@ -202,6 +206,12 @@ def _write(history: History, path: str, number: int) -> int:
                 "INSERT INTO fresh.meta VALUES (?, ?)", [(name, str(value)) for name, value in meta.items()]
             )
     return choices
+
+
+def _remove(path: str) -> None:
+    for leftover in (path, f"{path}-journal"):
+        with suppress(FileNotFoundError):
+            os.unlink(leftover)
 
 
 def _record(history: History, number: int, reason: str, digest: str, choices: int) -> None:

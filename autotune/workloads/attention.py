@@ -81,7 +81,7 @@ class Attention(Workload):
         attend = _IMPLEMENTATIONS[configuration["implementation"]](problem, configuration)
         is_bshd = configuration.get("layout") == "bshd"
 
-        def run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        def run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Any:
             if is_bshd:
                 query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
             return attend(query, key, value)
@@ -147,7 +147,7 @@ def _grouped(problem: Problem, configuration: Mapping[str, Any]) -> Kernel:
     ]
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        batch, heads, q_len, head_dim = query.shape
+        batch, heads, _, head_dim = query.shape
         parts = []
         for (start, stop), end, mask in zip(spans, ends, masks, strict=True):
             rows = query[:, :, start:stop].reshape(batch, heads // shared, -1, head_dim)

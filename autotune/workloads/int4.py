@@ -1,7 +1,7 @@
 """Symmetric 4-bit weights in groups of 32, stored as compressed-tensors stores `pack-quantized` ones.
 
-A weight (..., n, k) becomes `packed` int32 (..., n, k / 8) and `scale` (..., n, k / 32). Eight values lie in one
-int32 along the input dimension, the first in the lowest four bits, each offset by 8.
+A weight (..., n, k) becomes `packed` int32 (..., n, k / 8) and `scale` (..., n, k / 32). Eight values lie in
+one int32 along the input dimension, the first in the lowest four bits, each offset by 8.
 """
 
 from __future__ import annotations

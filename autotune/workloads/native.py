@@ -1,7 +1,7 @@
 """C++ kernels for the CPU, compiled for this very CPU and for fixed sizes when a configuration is built.
 
-Tile sizes become constants of the compiled code, so they are kernel parameters as on a GPU. A compiled kernel is
-kept under the cache folder and found again by its source, definitions, compiler and CPU. It shares torch's
+Tile sizes become constants of the compiled code, so they are kernel parameters as on a GPU. A compiled kernel
+is kept under the cache folder and found again by its source, definitions, compiler and CPU. It shares torch's
 OpenMP threads: the library name `libgomp.so.1` is already taken by the one that torch has loaded.
 """
 

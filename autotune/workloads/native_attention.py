@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 from autotune.workloads.native import Workspaces, address, compile_kernel, storage_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import torch
 
 
 class Tiling(NamedTuple):
@@ -46,9 +46,10 @@ def native_attention(
 
     Returns:
         `attend(query, key1, key2, value, out, scale=..., splits=1, causal=False)`, which writes `out`.
-        Tensors are (batch, heads, positions, width), of any strides but for the last dimension; keys and values
-        may have fewer heads than queries. `key2` is None when its width is 0. `splits` is the number of parts
-        of the context that are attended to independently. Causal queries are the last positions of the keys.
+        Tensors are (batch, heads, positions, width), of any strides but for the last dimension; keys and
+        values may have fewer heads than queries. `key2` is None when its width is 0. `splits` is the number
+        of parts of the context that are attended to independently. Causal queries are the last positions of
+        the keys.
     """
     library = compile_kernel(
         "attention.cpp",

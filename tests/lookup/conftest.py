@@ -6,32 +6,18 @@ import json
 import os
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from autotune import client, paths
 from autotune.lookup import request, target, warning
+from autotune.lookup.published import APPLICATION_ID, FORMAT
 from autotune.space import declared
 from autotune.space.problem import Dimension, Problem
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-SCHEMA = """
-CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE device(digest TEXT PRIMARY KEY, kind TEXT, name TEXT, family TEXT, facts TEXT,
-  local_index INTEGER) STRICT;
-CREATE TABLE stack(digest TEXT PRIMARY KEY, facts TEXT) STRICT;
-CREATE TABLE choice(
-  workload TEXT, problem TEXT, objective TEXT, device TEXT, stack TEXT, rank INTEGER,
-  neighbourhood TEXT, dimensions TEXT, configuration TEXT,
-  latency_ns REAL, p99_ns REAL, error REAL, memory_bytes INTEGER,
-  baseline_ns REAL, baseline_error REAL, speedup REAL, speedup_low REAL, speedup_high REAL,
-  is_baseline INTEGER, limit_share REAL, study INTEGER, trial INTEGER, decided_at REAL,
-  PRIMARY KEY (workload, problem, objective, device, stack, rank)) STRICT, WITHOUT ROWID;
-CREATE INDEX choice_neighbourhood ON choice(workload, neighbourhood, objective);
-"""
+SCHEMA = Path(paths.data_dir("db")) / "snapshot.sql"
 
 
 class Node:
@@ -91,7 +77,8 @@ def write_snapshot(
 ) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
-        connection.executescript(f"PRAGMA application_id = {0x41545542}; PRAGMA user_version = 1; {SCHEMA}")
+        connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}")
+        connection.executescript(SCHEMA.read_text())
         connection.execute("INSERT INTO meta VALUES ('generation', ?)", (str(generation),))
         connection.executemany("INSERT INTO device VALUES (?, ?, ?, ?, ?, ?)", devices)
         for choice in choices:

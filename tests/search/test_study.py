@@ -92,7 +92,7 @@ SLOWED = Implementation(parameters={"seconds": [0.02, 0.0, 0.01]})
 def test_the_faster_configuration_is_promoted_with_its_proof(worker, history) -> None:
     space = space_of({"implementation": "slowed", "seconds": 0.02}, slowed=SLOWED)
     budget = Budget(seconds=60.0, screen_seconds=0.3, final_share=0.2)
-    study = study_of(space, worker, history, budget=budget, limit_ns=lambda _: 10.0)
+    study = study_of(space, worker, history, budget=budget, limit_ns=lambda *_: 10.0)
     best = study.run().choices[0]
     assert best.configuration == {"implementation": "slowed", "seconds": 0.0}
     assert best.proof.against_baseline.low > 1.01

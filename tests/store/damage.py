@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 PAGE = 4096
 
 
-def break_a_page(path: str | os.PathLike[str]) -> None:
+def break_a_page(path: str | Path) -> None:
     """Overwrite a page of every table and index but the first, as a bad sector would."""
     content = bytearray(Path(path).read_bytes())
     for page in range(1, len(content) // PAGE):

@@ -47,7 +47,7 @@ def test_a_damaged_history_does_not_become_a_backup(history: History, state: Pat
     history.connection.execute("PRAGMA foreign_keys = OFF")
     history.connection.execute("DELETE FROM device")
     with pytest.raises(
-        DatabaseError, match="history.db: is damaged, not backed up: study row 1: names a device"
+        DatabaseError, match=r"history\.db: is damaged, not backed up: study row 1: names a device"
     ):
         backup(history)
     assert [good] == backups(history.state)
@@ -111,7 +111,7 @@ def test_a_check_finds_a_page_that_broke_and_a_file_that_is_cut(history: History
 
 def test_a_check_of_what_is_no_file_is_told_in_one_line(state: Path) -> None:
     state.mkdir()
-    with pytest.raises(DatabaseError, match="history.db: is missing; `autotune tune` makes it"):
+    with pytest.raises(DatabaseError, match=r"history\.db: is missing; `autotune tune` makes it"):
         check(str(state / "history.db"))
     with pytest.raises(DatabaseError, match="is not a regular file"):
         check(str(state))

@@ -227,6 +227,35 @@ def test_a_reader_sees_what_the_writer_has_committed(history: History, state: Pa
             reader.connection.execute("DELETE FROM trial")
 
 
+def test_a_reader_outlives_writers_that_come_and_go(state: Path) -> None:
+    with open_history(str(state)) as history:
+        study = promote(history)
+    with read_history(str(state)) as reader:
+        assert 3 == len(reader.trials(study))
+        with open_history(str(state)) as history:
+            history.add_trial(study, trial(3))
+            assert 4 == len(reader.trials(study))
+        assert 4 == len(reader.trials(study))
+    with open_history(str(state)) as history:
+        assert ([], 4) == (history.notices, len(history.trials(study)))
+
+
+def test_a_reader_recovers_what_a_writer_left_that_was_killed_while_closing(state: Path) -> None:
+    with open_history(str(state)) as history:
+        study = promote(history)
+    script = (
+        "import os, sqlite3, sys\n"
+        "writer = sqlite3.connect(sys.argv[1] + '/history.db', isolation_level=None)\n"
+        "for sql in ('PRAGMA cache_size = 1', 'BEGIN IMMEDIATE', 'DELETE FROM event', 'DELETE FROM trial'):\n"
+        "    writer.execute(sql)\n"
+        "os._exit(9)"
+    )
+    run_python(script, state)
+    assert (state / "history.db-journal").stat().st_size
+    with read_history(str(state)) as reader:
+        assert 3 == len(reader.trials(study))
+
+
 def test_a_user_who_may_not_write_the_folder_reads_the_history() -> None:
     """Beside its writer, after it ended, and after it was killed."""
     if os.geteuid() != 0:
@@ -239,7 +268,8 @@ def test_a_user_who_may_not_write_the_folder_reads_the_history() -> None:
             assert "3" == _read_as_nobody(state)
         assert "3" == _read_as_nobody(state)
         killed = (
-            "import os, sys; from tests.store.factories import promote; from autotune.store import open_history\n"
+            "import os, sys; from tests.store.factories import promote\n"
+            "from autotune.store import open_history\n"
             "history = open_history(sys.argv[1]); promote(history); os._exit(9)"
         )
         run_python(killed, state)
@@ -249,8 +279,9 @@ def test_a_user_who_may_not_write_the_folder_reads_the_history() -> None:
 
 def _read_as_nobody(state: Path) -> str:
     script = (
-        "import os, sys; from autotune.store import migrations, reading, read_history; migrations.migrations()\n"
-        "os.setgroups([]); os.setgid(65534); os.setuid(65534); print(len(read_history(sys.argv[1]).trials(1)))"
+        "import os, sys; from autotune.store import migrations, read_history, reading\n"
+        "migrations.migrations(); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "print(len(read_history(sys.argv[1]).trials(1)))"
     )
     done = run_python(script, state)
     return done.stdout.strip() or done.stderr

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
-from autotune.errors import DatabaseError, StateDirError
+from autotune.errors import DatabaseError, StateDirError, StateError
 from autotune.store import open_history, read_history, restore_history
 from autotune.store.backup import backup, check
 from autotune.store.snapshot import generations, publish
@@ -129,6 +130,8 @@ def test_a_restore_without_a_whole_backup_changes_nothing(lived: Path) -> None:
         restore_history(str(lived))
     with pytest.raises(DatabaseError, match=f"{only}: .*; choose another backup"):
         restore_history(str(lived), str(only))
+    with pytest.raises(DatabaseError, match=r"nowhere.db: is missing; choose another backup"):
+        restore_history(str(lived), str(lived / "nowhere.db"))
     with pytest.raises(DatabaseError, match=r"best.db: is no history; choose another backup"):
         restore_history(str(lived), str(lived / "best.db"))
     with open_history(str(lived)) as history:
@@ -221,6 +224,22 @@ def test_a_backup_that_fails_does_not_stop_the_writer(lived: Path) -> None:
     with open_history(str(lived)) as history:
         assert 1 == len(list((lived / "backups").iterdir()))
         assert [] == history.notices
+
+
+def test_a_pipe_in_the_place_of_the_snapshot_keeps_nobody_waiting(lived: Path) -> None:
+    (lived / "best.db").unlink()
+    os.mkfifo(lived / "best.db")
+    with open_history(str(lived)):
+        assert {problem().key: NEW, problem(1).key: NEW} == latencies(lived / "best.db")
+
+
+def test_a_pipe_in_the_place_of_the_history_is_told_in_one_line(state: Path) -> None:
+    state.mkdir()
+    os.mkfifo(state / "history.db")
+    with pytest.raises(StateError, match=r"history.db: "):
+        open_history(str(state))
+    with pytest.raises(StateError, match=r"history.db: "):
+        read_history(str(state))
 
 
 def test_a_folder_in_the_place_of_the_history_is_told_in_one_line(state: Path) -> None:

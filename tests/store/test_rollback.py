@@ -1,4 +1,4 @@
-"""Rolling back: an earlier generation's winners hold again, and what is withdrawn stays so until proven again."""
+"""Rolling back: an earlier generation's winners hold again; what is withdrawn stays so until proven again."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +20,9 @@ from tests.store.test_snapshot import published
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from autotune.store import History
 
 MOUNTS = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -116,26 +119,43 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def free_bytes(folder: Path) -> int:
+    """What still fits."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
+def record_until_full(history: History, study: int, first: int) -> int:
+    """Record large trials until the disk is full; returns the number of the one that did not fit."""
+    numbers = itertools.count(first)
+    full = r"history\.db: the disk is full; nothing that was recorded is lost"
+    with pytest.raises(StateDirError, match=full):
+        record(history, study, numbers)
+    return next(numbers) - 1
+
+
+def record(history: History, study: int, numbers: Iterator[int]) -> None:
+    large = measurement(samples=1000)
+    for number in numbers:
+        history.add_trial(study, trial(number, measurement=large))
+
+
 def test_a_full_disk_is_told_and_nothing_recorded_is_lost(state: Path) -> None:
     with small_disk(state, "2m") as folder:
         ballast = folder / "ballast"
         with open_history(str(folder)) as history:
             study = promote(history)
             publish(history, "before")
-            recorded = 3
-            ballast.write_bytes(b"x" * (os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize // 2))
-            with pytest.raises(StateDirError, match="the disk is full; nothing that was recorded is lost"):
-                while recorded < 10_000:
-                    history.add_trial(study, trial(recorded, measurement=measurement(samples=1000)))
-                    recorded += 1
+            ballast.write_bytes(b"x" * (free_bytes(folder) // 2))
+            recorded = record_until_full(history, study, 3)
             before = published(folder / "best.db")
             with pytest.raises(StateDirError, match=r"the disk is full"):
                 promote(history, m=1)
+            with pytest.raises(StateDirError, match=r"the disk is full"):
                 publish(history, "on a full disk")
             assert before == published(folder / "best.db")
             ballast.unlink()
             history.add_trial(study, trial(recorded))
-            assert recorded + 1 == history.study(study).trials
         assert not check(str(folder / "history.db")).faults
         with open_history(str(folder)) as history:
             assert recorded + 1 == history.study(study).trials
@@ -147,8 +167,7 @@ def test_a_snapshot_that_does_not_fit_leaves_the_published_one(state: Path) -> N
         publish(history, "before")
         before = published(folder / "best.db")
         promote(history, m=1)
-        free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-        (folder / "ballast").write_bytes(b"x" * (free - 16384))
+        (folder / "ballast").write_bytes(b"x" * (free_bytes(folder) - 16384))
         with pytest.raises(StateDirError, match=r"the disk is full"):
             publish(history, "on a full disk")
         assert before == published(folder / "best.db")
