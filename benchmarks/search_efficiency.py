@@ -12,7 +12,8 @@ Methods (`--only` takes the names, comma-separated):
 
     cold         our sampler
     transfer     our sampler, given the cold searches of the same seed on the other devices of the same kernel
-    shuffled     the same, but the times of those searches are shuffled: a prior that misleads
+    recorded     the same, but given everything that was ever measured on those devices
+    shuffled     as transfer, but the times of those searches are shuffled: a prior that misleads
     tpe gp       Optuna's samplers over categorical parameters, what is invalid or failed told as pruned
     random       valid configurations in random order
     kt-ga kt-greywolf kt-vndx      Kernel Tuner in simulation mode, where it is installed
@@ -52,9 +53,10 @@ from autotune.search.landscape import Landscape, read_landscape  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    Prior = list[tuple[Path, list[int]]]
+    Prior = list[tuple[Path, list[int] | None]]
 
-OURS = ("cold", "transfer", "shuffled")
+INFORMED = ("transfer", "recorded", "shuffled")
+OURS = ("cold", *INFORMED)
 
 
 class Store:
@@ -126,11 +128,11 @@ def _due(
             if store.get(method, path, seed, evaluations) is not None:
                 continue
             prior: Prior = []
-            if method in ("transfer", "shuffled"):
+            if method in INFORMED:
                 for sibling in _siblings(path, files):
                     cold = store.get("cold", sibling, seed, evaluations)
                     assert cold is not None, "cold runs come first"
-                    prior.append((sibling, cold["rows"]))
+                    prior.append((sibling, None if method == "recorded" else cold["rows"]))
                 if not prior:
                     continue
             yield path, seed, prior
@@ -194,7 +196,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     store = Store(arguments.results / "runs")
-    ahead = ["cold"] if "cold" not in methods and {"transfer", "shuffled"} & set(methods) else []
+    ahead = ["cold"] if "cold" not in methods and set(INFORMED) & set(methods) else []
     _complete([*ahead, *methods], files, arguments.seeds, arguments.evaluations, arguments.jobs, store)
     results = {
         method: {

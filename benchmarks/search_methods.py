@@ -196,6 +196,7 @@ class Method:
 METHODS = {
     "cold": Method("autotune, cold"),
     "transfer": Method("autotune, with other devices' studies"),
+    "recorded": Method("autotune, with other devices' whole landscapes"),
     "shuffled": Method("autotune, with those studies' times shuffled"),
     "tpe": Method("Optuna TPE, categorical, pruned"),
     "gp": Method("Optuna GP, categorical, pruned", needs="torch", seeds=2),
@@ -213,7 +214,7 @@ STRATEGIES = {
 
 
 def run(
-    name: str, path: Path, seed: int, evaluations: int, prior: Sequence[tuple[Path, list[int]]]
+    name: str, path: Path, seed: int, evaluations: int, prior: Sequence[tuple[Path, list[int] | None]]
 ) -> dict[str, Any]:
     """Run one method on one landscape.
 
@@ -222,7 +223,7 @@ def run(
         path: of the landscape.
         seed: of the method.
         evaluations: budget.
-        prior: the landscapes of earlier studies, and the rows that were tried there.
+        prior: the landscapes of earlier studies, and the rows that were tried there; None for all of them.
 
     Returns:
         What is stored: rows tried, best time after each evaluation, proposals, seconds of the search's own.
@@ -249,10 +250,11 @@ def run(
     }
 
 
-def _studies(prior: Sequence[tuple[Path, list[int]]], shuffle: int | None) -> list[PriorStudy]:
+def _studies(prior: Sequence[tuple[Path, list[int] | None]], shuffle: int | None) -> list[PriorStudy]:
     studies = []
     for path, rows in prior:
         landscape = read_landscape(path)
+        rows = list(range(len(landscape))) if rows is None else rows
         times = landscape.times[rows]
         if shuffle is not None:
             times = np.random.default_rng(shuffle).permutation(times)

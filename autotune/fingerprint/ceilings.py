@@ -41,6 +41,17 @@ class Ceilings(msgspec.Struct, frozen=True):
         rate = self.matmul_flops.get(dtype)
         return max(moved_bytes / self.memory_bandwidth_bytes_per_s, flops / rate if rate else 0.0)
 
+    def raised_by(self, other: Ceilings) -> Ceilings:
+        """The better of both figures, each by itself: what was reached once can be reached."""
+        rates = dict(self.matmul_flops)
+        for dtype, rate in other.matmul_flops.items():
+            rates[dtype] = max(rate, rates.get(dtype, 0.0))
+        return Ceilings(
+            max(self.memory_bandwidth_bytes_per_s, other.memory_bandwidth_bytes_per_s),
+            rates,
+            max(self.measured_at, other.measured_at),
+        )
+
 
 def load(device: str, stack: str) -> Ceilings | None:
     """The ceilings of a device and stack digest; None if they are not known or the file is damaged."""

@@ -25,7 +25,7 @@ DIGEST_FACTS = (
     "ecc",
     "mig_profile",
 )
-"""What changes speed; a unit's UUID, serial number and place on the bus do not. The driver is of the stack."""
+"""What changes speed; a unit's UUID, serial number and place on the bus do not. The driver is the stack's."""
 
 CORES_PER_SM = {70: 64, 75: 64, 80: 64, 86: 128, 87: 128, 89: 128, 90: 128, 100: 128, 120: 128}
 """FP32 cores of a multiprocessor by compute capability; NVML counts cores only.
@@ -34,7 +34,7 @@ CUDA C++ Programming Guide, "Compute Capabilities", the section "Architecture" o
 """
 
 UNANSWERABLE = (3, 13)
-"""NVML_ERROR_NOT_SUPPORTED, NVML_ERROR_FUNCTION_NOT_FOUND (nvml.h): not asked of this device, and no problem."""
+"""NVML_ERROR_NOT_SUPPORTED and NVML_ERROR_FUNCTION_NOT_FOUND (nvml.h): the answer is None, and no problem."""
 
 
 class Nvml(Protocol):

@@ -99,6 +99,7 @@ class Facts(_Table, frozen=True):
     memory_bytes: Size | None = None
     power_limit_w: Size | None = None
     cores: Size | None = None
+    isa: list[str] | None = None
     smt: bool | None = None
     numa_nodes: Size | None = None
     l1d_bytes: Size | None = None
@@ -119,7 +120,7 @@ class Peaks(_Table, frozen=True):
     Attributes:
         memory_bandwidth: bytes per second.
         flops: dense operations per second by data type, a multiply-add counting two.
-        flops_per_core_cycle: the same per core and clock cycle, for a family of CPUs of many clocks and sizes.
+        flops_per_core_cycle: the same per core and clock cycle, for CPUs of many sizes and clocks.
     """
 
     memory_bandwidth: Rate | None = None

@@ -5,24 +5,22 @@ The history is the record; this study is rebuilt from it whenever a search start
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
-from autotune.space.pool import INACTIVE
+from autotune.search.sampler import PoolSampler
 from autotune.store.records import Trial, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from optuna.distributions import BaseDistribution
+
     from autotune.space.pool import Pool
     from autotune.store.records import Configuration
-
-ASKS = 20
-"""Asks per proposal before a free configuration is drawn at random: on small spaces TPE repeats itself."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -37,77 +35,57 @@ class Proposals:
 
     def __init__(self, pool: Pool, seed: int) -> None:
         self._pool = pool
-        self._free = np.ones(len(pool), dtype=bool)
-        self._random = np.random.default_rng(seed)
-        self._queue: list[int] = []
-        self._distributions = {
-            parameter.name: CategoricalDistribution(parameter.values) for parameter in pool.parameters
-        }
-        self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=8))
+        self._sampler = PoolSampler(pool, seed)
+        self._study = optuna.create_study(sampler=self._sampler)
+        self._taken: set[int] = set()
+        self._asked: dict[int, optuna.Trial] = {}
 
     def first(self, configurations: Iterable[Configuration]) -> None:
-        """Propose these before any other; those outside the pool are passed over."""
-        rows = (self._pool.find(configuration) for configuration in configurations)
-        self._queue += [row for row in rows if row is not None]
-
-    def exclude(self, configurations: Iterable[Configuration]) -> None:
-        """Never propose these."""
+        """Propose these before any other; those outside the pool or tried before are passed over."""
         for configuration in configurations:
             row = self._pool.find(configuration)
-            if row is not None:
-                self._free[row] = False
+            if row is not None and row not in self._taken:
+                self._study.enqueue_trial(configuration)
+                self._taken.add(row)
 
-    def learn(self, configuration: Configuration, value: float | None) -> None:
-        """Note what a configuration cost; None means that it failed."""
+    def learn(self, configuration: Configuration, latency_ns: float | None) -> None:
+        """Note what a configuration took; None means that it failed. One outside the pool is passed over."""
         row = self._pool.find(configuration)
         if row is None:
             return
-        self._free[row] = False
-        active = {
-            p.name for p, code in zip(self._pool.parameters, self._pool.codes[row], strict=True) if code >= 0
+        state = TrialState.FAIL if latency_ns is None else TrialState.COMPLETE
+        asked = self._asked.pop(row, None)
+        if asked is not None:
+            self._study.tell(asked, latency_ns, state)
+            return
+        self._taken.add(row)
+        distributions: dict[str, BaseDistribution] = {
+            parameter.name: CategoricalDistribution(parameter.values)
+            for parameter in self._pool.parameters
+            if parameter.name in configuration
         }
         self._study.add_trial(
-            create_trial(
-                state=TrialState.FAIL if value is None else TrialState.COMPLETE,
-                # Ratios matter, not differences: a surrogate of the logarithm sees them.
-                value=None if value is None else float(np.log(value)),
-                params=dict(configuration),
-                distributions={name: d for name, d in self._distributions.items() if name in active},
-            )
+            create_trial(state=state, value=latency_ns, params=configuration, distributions=distributions)
         )
 
     def learn_trial(self, trial: Trial) -> None:
-        """Note how a trial ended; a preempted one may be tried again."""
+        """Note how a trial ended; a preempted one of an earlier run may be tried again."""
         if trial.verdict is Verdict.PREEMPTED:
             return
-        measured = trial.verdict is Verdict.OK and trial.measurement
-        self.learn(trial.configuration, trial.measurement.p50_ns if measured and trial.measurement else None)
+        measured = trial.measurement if trial.verdict is Verdict.OK else None
+        self.learn(trial.configuration, measured.p50_ns if measured else None)
 
     def ask(self) -> Configuration | None:
         """The next configuration to try; None when all have been."""
-        while self._queue:
-            row = self._queue.pop(0)
-            if self._free[row]:
-                return self._pool.configuration(row)
-        if not self._free.any():
+        if len(self._taken) == len(self._pool) and not self._queued():
             return None
-        for _ in range(ASKS):
-            found = self._suggest()
-            if found is not None and self._free[found]:
-                return self._pool.configuration(found)
-        return self._pool.configuration(int(self._random.choice(np.flatnonzero(self._free))))
-
-    def _suggest(self) -> int | None:
         trial = self._study.ask()
-        chosen: dict[str, Any] = {}
-        implementation = trial.suggest_categorical("implementation", self._pool.parameters[0].values)
-        chosen["implementation"] = implementation
-        rows = self._pool.codes[
-            self._pool.codes[:, 0] == self._pool.parameters[0].values.index(implementation)
-        ]
-        for column, parameter in enumerate(self._pool.parameters[1:], start=1):
-            if rows[0, column] != INACTIVE:
-                chosen[parameter.name] = trial.suggest_categorical(parameter.name, parameter.values)
-        # The suggestion is only that; what is learnt is told with its result.
-        self._study.tell(trial, state=TrialState.PRUNED)
-        return self._pool.find(chosen)
+        configuration = self._sampler.suggest(trial)
+        row = self._pool.find(configuration)
+        assert row is not None, "the sampler proposes rows of the pool"
+        self._taken.add(row)
+        self._asked[row] = trial
+        return configuration
+
+    def _queued(self) -> bool:
+        return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))

@@ -194,7 +194,8 @@ class Study:
         proposals.learn(self.space.baseline, self.progress.baseline_ns)
         for trial in self._trials:
             proposals.learn_trial(trial)
-        proposals.exclude(self._quarantined())
+        for quarantined in self._quarantined():
+            proposals.learn(quarantined, None)
         proposals.first(self.hints)
         fresh = 0
         while True:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import stat
 import time
 from contextlib import closing, suppress
@@ -12,10 +11,20 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from autotune.errors import DatabaseError
-from autotune.store.database import connect, faults, is_damage, require, told
+from autotune.store.database import (
+    DATABASE_ERRORS,
+    connect,
+    faults,
+    is_damage,
+    one_line,
+    require,
+    told,
+)
 from autotune.store.statedir import sync_file, sync_folder
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from autotune.store.history import History
     from autotune.store.statedir import StateDir
 
@@ -163,10 +172,10 @@ def _read(path: str) -> tuple[str, int, list[str]]:
             if kind == "snapshot" and not found:
                 found = _snapshot_faults(connection)
             return kind, version, found
-    except sqlite3.Error as error:
+    except DATABASE_ERRORS as error:
         if not is_damage(error):
             raise
-        return "unknown", 0, [str(error)]
+        return "unknown", 0, [one_line(error)]
 
 
 def _snapshot_faults(connection: sqlite3.Connection) -> list[str]:
@@ -182,7 +191,7 @@ def _snapshot_faults(connection: sqlite3.Connection) -> list[str]:
 
 def _fold_log(path: str) -> None:
     """Bring what only the write-ahead log has into the file, as far as the damage allows."""
-    with suppress(sqlite3.Error), closing(connect(path, "rw")) as connection:
+    with suppress(*DATABASE_ERRORS), closing(connect(path, "rw")) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
 
 

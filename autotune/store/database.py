@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import zlib
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
+
+import msgspec
 
 from autotune.errors import AutotuneError, DatabaseError, InternalError, StateDirError
 from autotune.lookup import published
@@ -20,6 +23,15 @@ HISTORY_ID = 0x41545548  # "ATUH"
 SNAPSHOT_ID = published.APPLICATION_ID
 SNAPSHOT_VERSION = published.FORMAT
 BUSY_SECONDS = 10.0
+
+CONTENT_ERRORS = (TypeError, ValueError, LookupError, zlib.error, msgspec.MsgspecError)
+"""What decoding a row raises when the disk changed it in a way that SQLite cannot see."""
+
+DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What using a database raises; the second when the name of a damaged table is put into a message."""
+
+_JSON = ("facts", "dimensions", "space_facts", "configuration", "clocks", "detail")
+"""Columns that hold JSON objects, wherever they stand."""
 
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -68,7 +80,7 @@ def _has_hot_journal(connection: sqlite3.Connection) -> bool:
     """Whether a writer was killed while it closed; only who may write can undo what it left."""
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema")
-    except sqlite3.Error as error:
+    except DATABASE_ERRORS as error:
         return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK
     return False
 
@@ -121,7 +133,7 @@ def faults(connection: sqlite3.Connection, *, thorough: bool, most: int = 10) ->
 
     Args:
         connection: to the database.
-        thorough: also compare every index with its table, and follow every foreign key.
+        thorough: also compare every index with its table, follow every foreign key, and decode every value.
         most: how many faults to list.
     """
     try:
@@ -130,16 +142,53 @@ def faults(connection: sqlite3.Connection, *, thorough: bool, most: int = 10) ->
         if thorough and found == ["ok"]:
             violations = connection.execute("PRAGMA foreign_key_check").fetchmany(most)
             found += [f"{row[0]} row {row[1]}: names a {row[2]} that is missing" for row in violations]
-    except sqlite3.DatabaseError as error:
+            found += _undecodable(connection)
+    except DATABASE_ERRORS as error:
         if not is_damage(error):
             raise
-        return [str(error)]
+        return [one_line(error)]
     return [" ".join(line.split()) for line in found if line != "ok"]
 
 
-def is_damage(error: sqlite3.Error) -> bool:
+def _undecodable(connection: sqlite3.Connection) -> list[str]:
+    """What SQLite cannot see: a byte that changed within a value. The first fault of each table."""
+    tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+    return [fault for (table,) in tables for fault in _first_undecodable(connection, table)]
+
+
+def _first_undecodable(connection: sqlite3.Connection, table: str) -> list[str]:
+    read = 0
+    try:
+        for row in connection.execute(f"SELECT * FROM {table}"):
+            columns = row.keys()
+            for name in _JSON:
+                if name in columns and row[name] is not None:
+                    msgspec.json.decode(row[name], type=dict)
+            if "samples" in columns and row["samples"] is not None:
+                zlib.decompress(row["samples"])
+            read += 1
+    except (sqlite3.OperationalError, *CONTENT_ERRORS) as error:
+        return [f"{table}: row {read + 1} is damaged: {one_line(error)}"]
+    return []
+
+
+def is_damage(error: Exception) -> bool:
     """Whether an error says that the file itself is broken."""
-    return _code(error) in _DAMAGE
+    unreadable = str(error).startswith(("Could not decode", "malformed JSON"))
+    return unreadable or isinstance(error, UnicodeDecodeError) or _code(error) in _DAMAGE
+
+
+def damaged(path: str, error: Exception) -> DatabaseError:
+    """What to tell of a database that is broken."""
+    return DatabaseError(
+        f"{path}: is damaged ({one_line(error)}); `autotune db check` says where, "
+        "`autotune db restore` brings the last good backup back"
+    )
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without what a damaged file may have put into it."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())[:200]
 
 
 @contextmanager
@@ -156,21 +205,18 @@ def told(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except sqlite3.Error as error:
+    except DATABASE_ERRORS as error:
         raise _explained(path, error) from error
     except OSError as error:
         raise _system_error(path, error) from error
 
 
-def _explained(path: str, error: sqlite3.Error) -> AutotuneError:
-    code, text = _code(error), " ".join(str(error).split())
+def _explained(path: str, error: Exception) -> AutotuneError:
+    code, text = _code(error), one_line(error)
+    if is_damage(error):
+        return damaged(path, error)
     if code == sqlite3.SQLITE_FULL:
         return _full(path)
-    if code in _DAMAGE:
-        return DatabaseError(
-            f"{path}: is damaged ({text}); `autotune db check` says where, "
-            "`autotune db restore` brings the last good backup back"
-        )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseError(f"{path}: another process keeps it locked; try again when that has ended")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH):
@@ -178,9 +224,7 @@ def _explained(path: str, error: sqlite3.Error) -> AutotuneError:
             f"{path}: cannot be opened ({text}); run as the owner of the state folder, or fix its permissions"
         )
     if code == sqlite3.SQLITE_IOERR:
-        return StateDirError(
-            f"{path}: the disk fails ({error.sqlite_errorname}); check its quota and the kernel log"
-        )
+        return StateDirError(f"{path}: the disk fails ({text}); check its quota and the kernel log")
     return InternalError(f"{path}: {text}")
 
 
@@ -197,6 +241,6 @@ def _full(path: str) -> StateDirError:
     )
 
 
-def _code(error: sqlite3.Error) -> int:
+def _code(error: Exception) -> int:
     """The primary result code; 0 for a mistake that never reached SQLite."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from autotune.store.entries import Decision, StudyEntry
+from autotune.store.entries import Decision, DeviceEntry, Event, StackEntry, StudyEntry
 from autotune.store.records import (
     Choice,
+    Configuration,
     Interval,
     Measurement,
     Proof,
@@ -155,11 +156,11 @@ def choice_of(row: Row) -> Choice:
     )
 
 
-def decision_of(row: Row, choices: Iterable[Row]) -> Decision:
-    """The decision of a winner's row and its choices' rows."""
+def decision_of(row: Row, choices: Iterable[Choice]) -> Decision:
+    """The decision of a winner's row and its choices."""
     winner = Winner(
         dimensions=from_json(row["dimensions"]),
-        choices=tuple(map(choice_of, choices)),
+        choices=tuple(choices),
         **{name: row[name] for name in _WINNER_COLUMNS},
     )
     return Decision(row["id"], row["study"], winner, row["state"], row["changed_at"], row["note"])
@@ -176,6 +177,26 @@ def study_of(row: Row) -> StudyEntry:
             for name in ("id", "seed", "state", "started_at", "ended_at", "end_reason", "trials", "best_ns")
         },
     )
+
+
+def device_of(row: Row) -> DeviceEntry:
+    """The device of a row."""
+    return DeviceEntry(**{**dict(row), "facts": from_json(row["facts"])})
+
+
+def stack_of(row: Row) -> StackEntry:
+    """The software stack of a row."""
+    return StackEntry(**{**dict(row), "facts": from_json(row["facts"])})
+
+
+def event_of(row: Row) -> Event:
+    """The event of a row."""
+    return Event(**{**dict(row), "detail": from_json(row["detail"])})
+
+
+def configuration_of(row: Row) -> Configuration:
+    """The configuration of a row."""
+    return from_json(row["configuration"])
 
 
 def _p50(measurement: Measurement | None) -> float | None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import InternalError
 from autotune.store import migrations
-from autotune.store.database import HISTORY_ID, connect, require, told
+from autotune.store.database import DATABASE_ERRORS, HISTORY_ID, connect, require, told
 from autotune.store.encoding import choice_columns, to_json, trial_columns, winner_columns
 from autotune.store.reading import HistoryReader
 from autotune.store.statedir import READABLE_FILE
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable, Iterator, Mapping
 
     from autotune.fingerprint.fingerprint import Device
@@ -60,7 +60,7 @@ class History(HistoryReader):
         """Let go of the database and of the lock."""
         # Without a write-ahead log the file can be read by users who may not write in its folder. If somebody
         # reads just now, or the disk is full, it keeps its log, and nothing is lost.
-        with suppress(sqlite3.Error):
+        with suppress(*DATABASE_ERRORS):
             self.connection.execute("PRAGMA busy_timeout = 0")
             self.connection.execute("PRAGMA journal_mode = DELETE")
         self.connection.close()

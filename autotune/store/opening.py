@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from autotune import paths
 from autotune.errors import DatabaseError, StateError
 from autotune.store import statedir
 from autotune.store.backup import backup_if_due, check, newest_whole, replace_history
-from autotune.store.database import connect, faults, is_damage, require, told
+from autotune.store.database import DATABASE_ERRORS, connect, faults, is_damage, one_line, require, told
 from autotune.store.history import History
 from autotune.store.lock import WriterLock
 from autotune.store.migrations import latest_version
@@ -21,6 +20,7 @@ from autotune.store.rollback import take_over
 from autotune.store.snapshot import (
     generation_files,
     is_stale,
+    is_unchanged,
     latest_generation,
     publish,
     published_generation,
@@ -28,6 +28,11 @@ from autotune.store.snapshot import (
 
 if TYPE_CHECKING:
     from autotune.store.statedir import StateDir
+
+
+LARGEST_CHECKED_BYTES = 64 * 2**20
+"""Up to here, some 100,000 trials, opening checks as thoroughly as `autotune db check`, which takes about a
+second; beyond, it only looks at every page."""
 
 
 def open_history(directory: str | None = None) -> History:
@@ -141,11 +146,12 @@ def _damage(path: str) -> str | None:
             with closing(connect(path, "rw")) as connection:
                 require(connection, path, "history", "empty")
             with closing(connect(path, "ro")) as connection:
-                return next(iter(faults(connection, thorough=False, most=1)), None)
-        except sqlite3.Error as error:
+                thorough = os.path.getsize(path) <= LARGEST_CHECKED_BYTES
+                return next(iter(faults(connection, thorough=thorough, most=1)), None)
+        except DATABASE_ERRORS as error:
             if not is_damage(error):
                 raise
-            return str(error)
+            return one_line(error)
 
 
 def _open(state: StateDir, lock: WriterLock, notices: list[str]) -> History:
@@ -173,7 +179,7 @@ def _reconcile(history: History) -> list[str]:
     state = history.state
     known = latest_generation(history)
     serving = published_generation(state.snapshot)
-    if serving is None:
+    if serving is None or not is_unchanged(history, state.snapshot, serving):
         return _replace_snapshot(history, known)
     if serving > known:
         take_over(history, state.snapshot, serving)

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from autotune.errors import UnknownNameError
-from autotune.store.database import told
-from autotune.store.encoding import decision_of, from_json, study_of, trial_of
-from autotune.store.entries import Decision, DeviceEntry, Event, StackEntry, StudyEntry
+from autotune.store.database import CONTENT_ERRORS, damaged, told
+from autotune.store.encoding import (
+    choice_of,
+    configuration_of,
+    decision_of,
+    device_of,
+    event_of,
+    from_json,
+    stack_of,
+    study_of,
+    trial_of,
+)
 from autotune.store.records import QUARANTINING, Verdict
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Self
 
     from autotune.space.problem import Problem
+    from autotune.store.entries import Decision, DeviceEntry, Event, StackEntry, StudyEntry
     from autotune.store.records import Configuration, StudyKey, Trial, Winner
     from autotune.store.statedir import StateDir
+
+T = TypeVar("T")
 
 _STUDY = """SELECT s.*,
     (SELECT count(*) FROM trial t WHERE t.study = s.id) AS trials,
@@ -90,10 +102,8 @@ class HistoryReader:
             },
             dimensions or {},
         )
-        rows = self.rows(
-            f"{_STUDY} {where} ORDER BY s.started_at DESC, s.id DESC LIMIT ? OFFSET ?", *values, limit, offset
-        )
-        return [study_of(row) for row in rows]
+        newest = f"{_STUDY} {where} ORDER BY s.started_at DESC, s.id DESC LIMIT ? OFFSET ?"
+        return self.records(study_of, newest, *values, limit, offset)
 
     def study(self, study_id: int) -> StudyEntry:
         """One study.
@@ -101,11 +111,11 @@ class HistoryReader:
         Raises:
             UnknownNameError: there is none of that number.
         """
-        rows = self.rows(f"{_STUDY} WHERE s.id = ?", study_id)
-        if not rows:
+        found = self.records(study_of, f"{_STUDY} WHERE s.id = ?", study_id)
+        if not found:
             known = self.rows("SELECT id FROM study ORDER BY id DESC LIMIT 12")
             raise UnknownNameError("study", str(study_id), [row["id"] for row in known], self.state.history)
-        return study_of(rows[0])
+        return found[0]
 
     def find_study(self, key: StudyKey) -> int | None:
         """The number of the study with a key, if there was one."""
@@ -127,10 +137,8 @@ class HistoryReader:
     ) -> list[Trial]:
         """The trials of a study, in the order they ran."""
         where, values = _where({"study = ?": study_id, "verdict = ?": verdict})
-        rows = self.rows(
-            f"SELECT * FROM trial {where} ORDER BY number LIMIT ?", *values, -1 if limit is None else limit
-        )
-        return [trial_of(row) for row in rows]
+        in_order = f"SELECT * FROM trial {where} ORDER BY number LIMIT ?"
+        return self.records(trial_of, in_order, *values, -1 if limit is None else limit)
 
     def trial(self, study_id: int, number: int) -> Trial:
         """One trial.
@@ -138,13 +146,12 @@ class HistoryReader:
         Raises:
             UnknownNameError: the study has none of that number.
         """
-        rows = self.rows("SELECT * FROM trial WHERE study = ? AND number = ?", study_id, number)
-        if not rows:
+        found = self.records(trial_of, "SELECT * FROM trial WHERE study = ? AND number = ?", study_id, number)
+        if not found:
             known = self.rows("SELECT number FROM trial WHERE study = ? ORDER BY number LIMIT 13", study_id)
-            raise UnknownNameError(
-                "trial", str(number), [row["number"] for row in known], f"study {study_id}"
-            )
-        return trial_of(rows[0])
+            numbers = [row["number"] for row in known]
+            raise UnknownNameError("trial", str(number), numbers, f"study {study_id}")
+        return found[0]
 
     def verdicts(self, study_id: int) -> dict[Verdict, int]:
         """How many trials of a study ended how."""
@@ -167,7 +174,8 @@ class HistoryReader:
                 stricter study allowed is then free again.
         """
         verdicts = sorted(verdict.value for verdict in QUARANTINING)
-        rows = self.rows(
+        return self.records(
+            configuration_of,
             f"""SELECT t.configuration FROM study s JOIN trial t ON t.study = s.id
                 WHERE s.workload = ? AND s.problem = ? AND s.device = ? AND s.stack = ?
                 AND t.verdict IN ({", ".join("?" * len(verdicts))})
@@ -180,7 +188,6 @@ class HistoryReader:
             *verdicts,
             -1.0 if allowed_error is None else allowed_error,
         )
-        return [from_json(row["configuration"]) for row in rows]
 
     def incumbent(
         self, device: str, stack: str, workload: str, problem: str, objective: str
@@ -234,17 +241,18 @@ class HistoryReader:
                 "decided_at >= ?": since,
             }
         )
-        rows = self.rows(
+        ranked = "SELECT * FROM choice WHERE winner = ? ORDER BY rank"
+        return self.records(
+            lambda row: decision_of(row, self.records(choice_of, ranked, row["id"])),
             f"SELECT * FROM winner {where} ORDER BY decided_at DESC, id DESC LIMIT ?",
             *values,
             -1 if limit is None else limit,
         )
-        choices = "SELECT * FROM choice WHERE winner = ? ORDER BY rank"
-        return [decision_of(row, self.rows(choices, row["id"])) for row in rows]
 
     def neighbours(self, device: str, problem: Problem, objective: str) -> list[Configuration]:
         """Winners of a problem on a device at other sizes or under other stacks, the nearest first."""
-        rows = self.rows(
+        found = self.records(
+            lambda row: (from_json(row["dimensions"]), row["configuration"]),
             """SELECT w.dimensions, c.configuration FROM winner w JOIN choice c ON c.winner = w.id
                 WHERE w.state = 'current' AND w.workload = ? AND w.neighbourhood = ? AND w.objective = ?
                 AND w.device = ? AND c.rank = 0 AND NOT c.is_baseline ORDER BY w.decided_at DESC""",
@@ -253,13 +261,13 @@ class HistoryReader:
             objective,
             device,
         )
-        rows.sort(key=lambda row: _distance(problem, from_json(row["dimensions"])))
-        return [from_json(text) for text in dict.fromkeys(row["configuration"] for row in rows)]
+        found.sort(key=lambda winner: _distance(problem, winner[0]))
+        return [from_json(text) for text in dict.fromkeys(text for _, text in found)]
 
     def devices(self) -> list[DeviceEntry]:
         """All devices, those of this host first."""
-        rows = self.rows("SELECT * FROM device ORDER BY local_index IS NULL, kind DESC, local_index, name")
-        return [DeviceEntry(**{**dict(row), "facts": from_json(row["facts"])}) for row in rows]
+        local_first = "SELECT * FROM device ORDER BY local_index IS NULL, kind DESC, local_index, name"
+        return self.records(device_of, local_first)
 
     def device(self, digest: str) -> DeviceEntry | None:
         """One device."""
@@ -267,8 +275,7 @@ class HistoryReader:
 
     def stacks(self) -> list[StackEntry]:
         """All software stacks, the latest first."""
-        rows = self.rows("SELECT * FROM stack ORDER BY recorded_at DESC, digest")
-        return [StackEntry(**{**dict(row), "facts": from_json(row["facts"])}) for row in rows]
+        return self.records(stack_of, "SELECT * FROM stack ORDER BY recorded_at DESC, digest")
 
     def stack(self, digest: str) -> StackEntry | None:
         """One software stack."""
@@ -284,8 +291,19 @@ class HistoryReader:
     ) -> list[Event]:
         """What happened, the latest first."""
         where, values = _where({"kind = ?": kind, "subject = ?": subject, "at >= ?": since})
-        rows = self.rows(f"SELECT * FROM event {where} ORDER BY id DESC LIMIT ?", *values, limit)
-        return [Event(**{**dict(row), "detail": from_json(row["detail"])}) for row in rows]
+        return self.records(event_of, f"SELECT * FROM event {where} ORDER BY id DESC LIMIT ?", *values, limit)
+
+    def records(self, decode: Callable[[sqlite3.Row], T], sql: str, *values: Any) -> list[T]:
+        """The rows of a query as records.
+
+        Raises:
+            StateError: the database cannot be read, or a row is damaged.
+        """
+        rows = self.rows(sql, *values)
+        try:
+            return [decode(row) for row in rows]
+        except CONTENT_ERRORS as error:
+            raise damaged(self.state.history, error) from error
 
     def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         """The rows of a query.

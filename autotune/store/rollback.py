@@ -7,13 +7,14 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import DatabaseError, UsageError
-from autotune.store.database import address, connect, require, told
+from autotune.store.database import address, connect, told
 from autotune.store.history import insert, mark_stale, note
 from autotune.store.snapshot import (
     attached,
     digest_of,
     generation_files,
     generations,
+    is_unchanged,
     publish,
     published_generation,
     require_kept,
@@ -144,12 +145,7 @@ def _decided(connection: sqlite3.Connection, table: str) -> set[tuple[Any, ...]]
 
 
 def _require_whole(history: History, path: str, number: int) -> None:
-    with told(path):
-        with closing(connect(path, "immutable")) as connection:
-            require(connection, path, "snapshot")
-        rows = history.rows("SELECT digest FROM generation WHERE number = ?", number)
-        changed = bool(rows) and rows[0]["digest"] != digest_of(path)
-    if changed or published_generation(path) != number:
+    if published_generation(path) != number or not is_unchanged(history, path, number):
         raise DatabaseError(f"{path}: is damaged; choose another generation")
 
 

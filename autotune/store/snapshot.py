@@ -155,12 +155,19 @@ def published_generation(path: str) -> int | None:
                 return None
             require(connection, path, "snapshot")
             # A torn file can look whole from its first page.
-            if faults(connection, thorough=False):
+            if faults(connection, thorough=True, most=1):
                 return None
             row = connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()
             return int(row[0]) if row else None
     except (sqlite3.Error, ValueError):
         return None
+
+
+def is_unchanged(history: HistoryReader, path: str, generation: int) -> bool:
+    """Whether a snapshot file is what was published; one that the history does not know is taken as it is."""
+    rows = history.rows("SELECT digest FROM generation WHERE number = ?", generation)
+    with told(path):
+        return not rows or rows[0]["digest"] == digest_of(path)
 
 
 def digest_of(path: str) -> str:

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 class Attention(Workload):
     """`softmax(query @ key.T / sqrt(head_dim)) @ value`, causal or not.
 
-    Activations are query (batch, heads, q_len, head_dim), key and value (batch, kv_heads, kv_len, head_dim). A
-    configuration of layout `bshd` takes them as (batch, positions, heads, head_dim). The output is (batch, q_len,
-    heads, head_dim), as the projection after it wants it. Causal queries are the last positions of the keys.
+    Activations are query (batch, heads, q_len, head_dim), key and value (batch, kv_heads, kv_len, head_dim);
+    a configuration of layout `bshd` takes them as (batch, positions, heads, head_dim). The output is (batch,
+    q_len, heads, head_dim), as the projection after it wants it. Causal queries are the last positions of the
+    keys.
     """
 
     name = "attention"

@@ -1,4 +1,4 @@
-"""One decode step of multi-head latent attention (DeepSeek-V2, arXiv:2405.04434), as in DeepSeek V3 and Kimi K2."""
+"""One decode step of multi-head latent attention (DeepSeek-V2, arXiv:2405.04434)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class MlaDecode(Workload):
     """Every head of one new position attends to the cached positions of its sequence.
 
-    The weight `kv_b` (heads * (qk_nope + v_dim), kv_lora_rank) makes keys and values of a latent. Activations are
-    `q_nope` (batch, heads, qk_nope), `q_rope` (batch, heads, qk_rope), and the cache: `latent` (batch, context,
-    kv_lora_rank) and `rope` (batch, context, qk_rope). The output is (batch, heads, v_dim).
+    The weight `kv_b` (heads * (qk_nope + v_dim), kv_lora_rank) makes keys and values of a latent. Activations
+    are `q_nope` (batch, heads, qk_nope), `q_rope` (batch, heads, qk_rope), and the cache: `latent` (batch,
+    context, kv_lora_rank) and `rope` (batch, context, qk_rope). The output is (batch, heads, v_dim).
 
     How a serving system holds the cache is part of a configuration, `cache`:
         separate: as above.

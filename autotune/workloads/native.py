@@ -68,7 +68,7 @@ def compile_kernel(source: str, definitions: Mapping[str, int | str]) -> ctypes.
     """
     compiler, version = _compiler()
     options = [f"-D{name}={value}" for name, value in sorted(definitions.items())]
-    parts = [version, cpu_digest(), *FLAGS, *options, source, *_source_texts()]
+    parts = [version, cpu_digest(), *FLAGS, *options, source, *_texts(source)]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     folder = os.path.join(paths.cache_dir(), "native")
     path = os.path.join(folder, f"{digest}.so")
@@ -105,12 +105,12 @@ def _compiler() -> tuple[str, str]:
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _source_texts() -> tuple[str, ...]:
-    """All sources and headers: a change of any of them compiles anew."""
+@functools.lru_cache
+def _texts(source: str) -> tuple[str, ...]:
+    """A source and all headers: a change of any of them compiles anew."""
     texts = []
     for name in sorted(os.listdir(SOURCES)):
-        if name.endswith((".cpp", ".hpp")):
+        if name == source or name.endswith(".hpp"):
             with open(os.path.join(SOURCES, name), encoding="utf-8") as file:
                 texts.append(file.read())
     return tuple(texts)

@@ -1,4 +1,4 @@
-"""Which experts tokens choose: drawn like a trained router's choices, some experts more popular than others."""
+"""Which experts tokens choose: drawn like a trained router's choices, some more popular than others."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import math
 import torch
 
 EXPONENTS = {"uniform": 0.0, "skewed": 0.5}
-"""Exponent of Zipf's law by name: the popularity of the r-th most popular expert is proportional to r ** -s.
+"""Exponent s of Zipf's law by name: the r-th most popular expert's share is proportional to r ** -s.
 
-At 0.5 the most popular of 384 experts gets 10 times the mean load and the median one 0.7 times, which is within
-what serving traces of fine-grained mixtures show; at 0 all are alike.
+At 0.5 the most popular of 384 experts is drawn 10 times as often as the mean one; at 0 all are alike.
 """
 
 POPULARITY_SEED = 20_000

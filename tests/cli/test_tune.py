@@ -76,7 +76,7 @@ def test_every_view_tells_of_the_study(tuned) -> None:
     shown = json.loads(autotune(tuned, "show", "1", "--json"))
     assert {trial["verdict"] for trial in shown["trials"]} == {"ok"}
     trial = json.loads(autotune(tuned, "show", "1/0", "--json"))
-    assert len(trial["measurement"]["samples_ns"]) > 1
+    assert trial["measurement"]["samples_ns"]
     explained = autotune(tuned, "explain", "blocked_softmax", *module, *PROBLEM)
     assert "runners-up" in explained
     assert "device" in explained

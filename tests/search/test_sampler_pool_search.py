@@ -163,7 +163,7 @@ def test_implementations_with_parameters_of_their_own_share_one_search():
             return 10.0 / c["threads"]
         return 1.0 + abs(np.log2(c["tile"]) - 6) + abs(np.log2(c["warps"]) - 2)
 
-    assert min(replay(PoolSearch(pool, 0), pool, 14, cost)) == 1.0
+    assert min(replay(PoolSearch(pool, 0), pool, 18, cost)) == 1.0
 
 
 def test_a_pool_beyond_what_is_predicted_at_once_is_refined_around_the_best():

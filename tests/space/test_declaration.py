@@ -49,6 +49,7 @@ def test_a_good_declaration_reads_back(tmp_path: Path) -> None:
         ("[baseline]", "[basline]", "unknown key 'basline'; did you mean baseline"),
         ("nearest = true", "nearest = 3", r"dimensions.m.nearest: expected bool, found 3"),
         ('default = "bfloat16"', 'default = "bf16"', "'bf16' is not one of bfloat16, float32"),
+        ('["bfloat16", "float32"]', '["bfloat16", "a,b"]', "which separate dimensions"),
         (
             'implementation = "plain"',
             'implementation = "plane"',

@@ -41,6 +41,8 @@ class Settings:
     Attributes:
         starts: space-filling trials before the model is asked, where no earlier study says where to start.
         refit_growth: hyperparameters are fitted anew at this many times the trials of the last fit.
+        caution: factor on the model's standard deviations. One best fit of the hyperparameters is taken for
+            the truth, which makes the model surer than it should be.
         candidates: most rows that the model predicts at once; larger pools are sampled and refined around the
             best.
         beliefs: prior of the hyperparameters.
@@ -48,6 +50,7 @@ class Settings:
 
     starts: int = 4
     refit_growth: float = 1.1
+    caution: float = 1.5
     candidates: int = 20_000
     beliefs: Beliefs = field(default_factory=Beliefs)
 
@@ -159,8 +162,10 @@ class PoolSearch:
         posterior.forget(len(rows))
         mean += targets.offset[self._candidates]
         best = (posterior.smoothed(targets.residual) + targets.offset[rows]).min()
-        worth = expected_improvement(mean, deviation, best)
+        worth = expected_improvement(mean, deviation * np.float32(self._settings.caution), best)
         worth[~self._free[self._candidates]] = -np.inf
+        if np.isneginf(worth.max()):  # every candidate of a large pool has been proposed since the last fit
+            return int(self._random.choice(np.flatnonzero(self._free)))
         return int(self._candidates[np.argmax(worth)])
 
     def _conditioned(self, rows: Rows, targets: Targets) -> Posterior:

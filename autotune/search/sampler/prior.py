@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Floats32 = npt.NDArray[np.float32]
+    Rows = npt.NDArray[np.intp]
 
 MOST_TRIALS = 300
 """Trials of one study that its model is fitted to: half the best, half at random of the others."""
@@ -70,6 +71,7 @@ def forecast(pool: Pool, studies: Sequence[PriorStudy], beliefs: Beliefs, seed: 
 
     A study is carried over by a model fitted to its own trials, not by its winner: the winner of one device
     can cost several times the optimum on another, while most of what makes a configuration good is shared.
+    Where the study tried the very configuration, what it cost there replaces the model's prediction.
 
     Args:
         pool: the configurations to predict.
@@ -112,7 +114,17 @@ def _prediction(
         posterior = Posterior(covariance, theta, block)
         posterior.extend(rows)
         mean[block] = posterior.predict(y[chosen])[0]
+    tried, trials = _tried(joint, len(pool))
+    mean[tried] = y[trials]
     return mean - mean.mean(), scale
+
+
+def _tried(joint: Pool, size: int) -> tuple[Rows, Rows]:
+    """Configurations of the pool that the study tried itself: their rows, and their trials."""
+    trial_of = {codes.tobytes(): trial for trial, codes in enumerate(joint.codes[size:])}
+    found = [(row, trial_of.get(codes.tobytes(), -1)) for row, codes in enumerate(joint.codes[:size])]
+    rows, trials = np.array(found, np.intp).reshape(-1, 2).T
+    return rows[trials >= 0], trials[trials >= 0]
 
 
 def _joined(pool: Pool, configurations: Sequence[Mapping[str, Any]]) -> Pool:

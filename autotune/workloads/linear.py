@@ -1,0 +1,190 @@
+"""`linear`: y = x @ w.T, the dense layer.
+
+A checkpoint stores the weight either as `native`, {"weight": (n, k)} in the problem's type, or as `int4_g32`,
+{"weight_packed": int32 (n, k / 8), "weight_scale": (n, k / 32) in the problem's type}: symmetric 4-bit values in
+groups of 32, as compressed-tensors' `pack-quantized` format has them (see `autotune.workloads.int4`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import linear
+
+from autotune.errors import ProblemError, UnknownNameError
+from autotune.workloads.base import Cost, Workload
+from autotune.workloads.huge_pages import empty_in_huge_pages
+from autotune.workloads.inductor import compile_with_inductor
+from autotune.workloads.int4 import GROUP, pack_int4_g32, unpack_int4_g32
+from autotune.workloads.linear_native import build_native, build_native_int4
+from autotune.workloads.linear_quantized import build_int4_weight_only, build_int8_dynamic, build_int8_weight_only
+from autotune.workloads.random_data import random_activations, random_rows
+from autotune.workloads.threads import with_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from autotune.space.problem import Problem
+    from autotune.workloads.base import Kernel, Tensors
+
+INT4 = "int4_g32"
+REFERENCE_BLOCK = 1 << 22
+"""Weights converted to float64 at a time: 32 MiB."""
+
+
+class Linear(Workload):
+    """y[m, n] = x[m, k] @ w[n, k].T."""
+
+    name = "linear"
+
+    def weights(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
+        """A weight that keeps the variance of its input, as a trained layer about does."""
+        _check(problem)
+        n, k, dtype = problem["n"], problem["k"], _dtype(problem)
+        generator = torch.Generator().manual_seed(seed)
+        if problem["weight_format"] != INT4:
+            return {"weight": random_rows((n, k), k**-0.5, dtype, generator).to(device)}
+        # Packing is slow: a block of rows is packed and repeated under other scales.
+        block = pack_int4_g32(random_rows((min(n, _rows_per_block(k)), k), k**-0.5, dtype, generator))
+        repeats = -(-n // len(block[0]))
+        packed, scale = (part.repeat(repeats, 1)[:n] for part in block)
+        scale *= 1 + 0.2 * torch.rand(n, 1, generator=generator).to(dtype)
+        return {"weight_packed": packed.to(device), "weight_scale": scale.to(device)}
+
+    def weight_names(self, problem: Problem) -> tuple[str, ...]:
+        """`weight`, or `weight_packed` and `weight_scale`."""
+        return ("weight_packed", "weight_scale") if problem["weight_format"] == INT4 else ("weight",)
+
+    def activations(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
+        """x (m, k)."""
+        generator = torch.Generator().manual_seed(seed)
+        return {"x": random_activations((problem["m"], problem["k"]), _dtype(problem), generator).to(device)}
+
+    def reference(self, problem: Problem, weights: Tensors, activations: Tensors) -> torch.Tensor:
+        """The product in float64 of exactly the stored weights."""
+        x = activations["x"].double()
+        rows = _rows_per_block(problem["k"])
+        blocks = zip(*(weight.split(rows) for weight in weights.values()), strict=True)
+        return torch.cat([x @ _exact(*block).T for block in blocks], dim=1)
+
+    def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+        """One of the implementations that `search_spaces/linear.toml` declares."""
+        _check(problem)
+        implementation = configuration["implementation"]
+        if implementation not in _BUILDERS:
+            raise UnknownNameError("implementation of linear", implementation, _BUILDERS)
+        return _BUILDERS[implementation](problem, configuration, weights)
+
+    def cost(self, problem: Problem) -> Cost:
+        """A multiply-add for each weight and row; the weight as it is stored, x and y once."""
+        m, n, k, size = problem["m"], problem["n"], problem["k"], _dtype(problem).itemsize
+        weight = n * k // 2 + n * k // GROUP * size if problem["weight_format"] == INT4 else n * k * size
+        return Cost(2 * m * n * k, weight + m * (n + k) * size, problem["dtype"])
+
+
+def _check(problem: Problem) -> None:
+    if problem["weight_format"] == INT4 and problem["k"] % GROUP:
+        raise ProblemError(
+            f"{problem}: k={problem['k']} is not a multiple of {GROUP}, the group size of weight_format={INT4}"
+        )
+
+
+def _dtype(problem: Problem) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, problem["dtype"])
+    return dtype
+
+
+def _rows_per_block(k: int) -> int:
+    return max(1, REFERENCE_BLOCK // k)
+
+
+def _exact(*weight: torch.Tensor) -> torch.Tensor:
+    """The weight in float64, which holds a 4-bit value times its scale exactly."""
+    if len(weight) == 1:
+        return weight[0].double()
+    return unpack_int4_g32(*weight, torch.float64)
+
+
+def _dense(problem: Problem, weights: Tensors, dtype: torch.dtype) -> torch.Tensor:
+    """The weight (n, k) in `dtype`, dequantised if it is stored in 4 bits."""
+    if problem["weight_format"] != INT4:
+        return weights["weight"].to(dtype)
+    return unpack_int4_g32(weights["weight_packed"], weights["weight_scale"], dtype)
+
+
+def _torch(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    """F.linear over the weight as stored (`nk`), or x @ w over its transpose (`kn`)."""
+    dtype, compute = _dtype(problem), getattr(torch, configuration["compute_dtype"])
+    weight = _dense(problem, weights, compute)
+    multiply: Callable[[torch.Tensor], torch.Tensor]
+    if configuration["weight_layout"] == "kn":
+        transposed = weight.t().contiguous()
+        multiply = partial(torch.matmul, other=transposed)
+    else:
+        multiply = partial(linear, weight=weight)
+    if compute == dtype:
+        return with_threads(multiply, configuration["threads"])
+    return with_threads(lambda x: multiply(x.to(compute)).to(dtype), configuration["threads"])
+
+
+def _onednn_packed(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    """oneDNN's product over a weight in the blocked layout that oneDNN chooses for m rows."""
+    weight = _dense(problem, weights, _dtype(problem))
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, problem["m"])
+    multiply = torch.ops.mkldnn._linear_pointwise
+    return with_threads(lambda x: multiply(x, packed, None, "none", [], ""), configuration["threads"])
+
+
+def _inductor(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    """Inductor's own reduction over the weight, upcast as it is read; its matrix templates lose to oneDNN."""
+    dense = _dense(problem, weights, _dtype(problem))
+    weight = empty_in_huge_pages(tuple(dense.shape), dense.dtype)
+    weight.copy_(dense)
+
+    def multiply_and_sum(x: torch.Tensor) -> torch.Tensor:
+        return (x.float()[:, None, :] * weight.float()).sum(-1).to(x.dtype)
+
+    return compile_with_inductor(
+        multiply_and_sum, tuple(self_example(problem)), configuration["threads"]
+    )
+
+
+def self_example(problem: Problem) -> list[torch.Tensor]:
+    return [torch.zeros(problem["m"], problem["k"], dtype=_dtype(problem))]
+
+
+def _native(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    return build_native(problem, configuration, _dense(problem, weights, _dtype(problem)))
+
+
+def _int4(problem: Problem, weights: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weight in 4 bits and its scales, rounded to that if it is stored otherwise."""
+    if problem["weight_format"] == INT4:
+        return weights["weight_packed"], weights["weight_scale"]
+    return pack_int4_g32(weights["weight"])
+
+
+def _native_int4(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    return build_native_int4(problem, configuration, *_int4(problem, weights))
+
+
+def _int8_dynamic(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    return build_int8_dynamic(problem, configuration, weights["weight"])
+
+
+def _int8_weight_only(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    return build_int8_weight_only(problem, configuration, weights["weight"])
+
+
+_BUILDERS: dict[str, Callable[[Problem, Mapping[str, Any], Tensors], Kernel]] = {
+    "torch": _torch,
+    "onednn_packed": _onednn_packed,
+    "inductor": _inductor,
+    "native": _native,
+    "native_int4": _native_int4,
+    "int8_dynamic": _int8_dynamic,
+    "int8_weight_only": _int8_weight_only,
+    "int4_weight_only": build_int4_weight_only,
+}
