@@ -119,4 +119,12 @@ def as_plain(value: Any) -> Any:
     """`value` in the types that JSON knows."""
     import msgspec
 
-    return msgspec.to_builtins(value, str_keys=True)
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=_problem_as_plain)
+
+
+def _problem_as_plain(value: Any) -> Any:
+    from autotune.space.problem import Problem
+
+    if isinstance(value, Problem):
+        return {"workload": value.workload, **value.dimensions}
+    raise TypeError(f"{type(value).__name__} is not printed as JSON")

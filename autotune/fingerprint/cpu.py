@@ -132,11 +132,10 @@ def _cpuinfo(root: str) -> dict[str, str]:
     """The first processor's entry, names in lower case."""
     entry: dict[str, str] = {}
     for line in _read(root, "proc/cpuinfo", HEAD_BYTES).split("\n"):
-        name, colon, value = line.partition(":")
-        if colon:
-            entry[name.strip().lower()] = value.strip()
-        elif entry:
+        if entry and not line.strip():
             break
+        name, _, value = line.partition(":")
+        entry[name.strip().lower()] = value.strip()
     return entry
 
 

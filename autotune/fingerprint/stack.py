@@ -136,7 +136,7 @@ def stack_digest(kind: str = "cpu", facts: dict[str, Any] | None = None) -> str:
     """
     known = dict(stack_facts() if facts is None else facts)
     # Bug-fix releases of the interpreter change no kernel; and an accelerator's driver none of the CPU's.
-    known["python"] = ".".join(known["python"].split(".")[:2])
+    known["python"] = ".".join(str(known.get("python")).split(".")[:2])
     if kind == "cpu":
         known.pop("nvidia_driver", None)
     return digest(known)

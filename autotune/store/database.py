@@ -14,7 +14,7 @@ import msgspec
 
 from autotune.errors import AutotuneError, DatabaseError, InternalError, StateDirError
 from autotune.lookup import published
-from autotune.store import migrations
+from autotune.store import schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,7 +119,7 @@ def require(connection: sqlite3.Connection, path: str, *kinds: str) -> Identity:
     if identity.kind not in kinds:
         found = "empty" if identity.kind == "empty" else f"a {identity.kind}"
         raise DatabaseError(f"{path}: is {found}, expected a {kinds[0]}; move it away")
-    newest = SNAPSHOT_VERSION if identity.kind == "snapshot" else migrations.latest_version()
+    newest = SNAPSHOT_VERSION if identity.kind == "snapshot" else schema.latest_version()
     if identity.version > newest:
         raise DatabaseError(
             f"{path}: this {identity.kind} has version {identity.version}, this autotune knows versions up "
@@ -133,7 +133,8 @@ def faults(connection: sqlite3.Connection, *, thorough: bool, most: int = 10) ->
 
     Args:
         connection: to the database.
-        thorough: also compare every index with its table, follow every foreign key, and decode every value.
+        thorough: also compare every index with its table, follow every foreign key, compare the schema with
+            the one that we make, and decode every value.
         most: how many faults to list.
     """
     try:
@@ -142,12 +143,21 @@ def faults(connection: sqlite3.Connection, *, thorough: bool, most: int = 10) ->
         if thorough and found == ["ok"]:
             violations = connection.execute("PRAGMA foreign_key_check").fetchmany(most)
             found += [f"{row[0]} row {row[1]}: names a {row[2]} that is missing" for row in violations]
-            found += _undecodable(connection)
+            found += _changed_schema(connection) + _undecodable(connection)
     except DATABASE_ERRORS as error:
         if not is_damage(error):
             raise
         return [one_line(error)]
     return [" ".join(line.split()) for line in found if line != "ok"]
+
+
+def _changed_schema(connection: sqlite3.Connection) -> list[str]:
+    """Columns that should be there and are not; more than ours may be."""
+    kind, version = identify(connection)
+    if version != {"history": schema.latest_version(), "snapshot": SNAPSHOT_VERSION}.get(kind):
+        return []
+    there = {tuple(row) for row in connection.execute(schema.COLUMNS)}
+    return [f"{table}: lacks its column {name}" for table, name, _ in sorted(schema.columns(kind) - there)]
 
 
 def _undecodable(connection: sqlite3.Connection) -> list[str]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import InternalError
-from autotune.store import migrations
+from autotune.store import schema
 from autotune.store.database import DATABASE_ERRORS, HISTORY_ID, connect, require, told
 from autotune.store.encoding import choice_columns, to_json, trial_columns, winner_columns
 from autotune.store.reading import HistoryReader
@@ -215,9 +215,9 @@ def _open(path: str) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA journal_size_limit = {LARGEST_IDLE_LOG}")
-        if identity.version < migrations.latest_version():
+        if identity.version < schema.latest_version():
             os.chmod(path, READABLE_FILE)
-            migrations.apply(connection, HISTORY_ID)
+            schema.apply(connection, HISTORY_ID)
         # Of a writer that was killed.
         connection.execute("UPDATE study SET state = 'interrupted' WHERE state = 'running'")
     except BaseException:

@@ -14,9 +14,9 @@ from autotune.store.backup import backup_if_due, check, newest_whole, replace_hi
 from autotune.store.database import DATABASE_ERRORS, connect, faults, is_damage, one_line, require, told
 from autotune.store.history import History
 from autotune.store.lock import WriterLock
-from autotune.store.migrations import latest_version
 from autotune.store.reading import HistoryReader
 from autotune.store.rollback import take_over
+from autotune.store.schema import latest_version
 from autotune.store.snapshot import (
     generation_files,
     is_stale,

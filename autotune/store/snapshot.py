@@ -23,8 +23,8 @@ from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import autotune
-from autotune import paths
 from autotune.errors import UnknownNameError
+from autotune.store import schema
 from autotune.store.database import (
     SNAPSHOT_ID,
     SNAPSHOT_VERSION,
@@ -188,12 +188,10 @@ def attached(connection: sqlite3.Connection, address: str, name: str) -> Iterato
 
 def _write(history: History, path: str, number: int) -> int:
     """Write a snapshot of the current winners; returns how many choices it has."""
-    with open(os.path.join(paths.data_dir("db"), "snapshot.sql"), encoding="utf-8") as file:
-        schema = file.read()
     with closing(connect(path, "rwc")) as connection:
         connection.execute("PRAGMA synchronous = OFF")
         identity = f"PRAGMA application_id = {SNAPSHOT_ID}; PRAGMA user_version = {SNAPSHOT_VERSION};"
-        connection.executescript(f"BEGIN; {identity} {schema} COMMIT;")
+        connection.executescript(f"BEGIN; {identity} {schema.snapshot_script()} COMMIT;")
     with attached(history.connection, path, "fresh"):
         # It is synced once, when it is whole, and thrown away if it never gets there.
         history.connection.execute("PRAGMA fresh.synchronous = OFF")

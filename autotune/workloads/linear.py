@@ -17,10 +17,15 @@ from autotune.errors import ProblemError, UnknownNameError
 from autotune.workloads.base import Cost, Workload
 from autotune.workloads.huge_pages import empty_in_huge_pages
 from autotune.workloads.inductor import compile_with_inductor
-from autotune.workloads.int4 import GROUP, pack_int4_g32, unpack_int4_g32
+from autotune.workloads.int4 import GROUP, int4_steps, pack_int4_g32, unpack_int4_g32
 from autotune.workloads.linear_native import build_native, build_native_int4
-from autotune.workloads.linear_quantized import build_int4_weight_only, build_int8_dynamic, build_int8_weight_only
-from autotune.workloads.random_data import random_activations, random_rows
+from autotune.workloads.linear_quantized import (
+    build_int4_weight_only,
+    build_int8_dynamic,
+    build_int8_weight_only,
+    round_to_int4,
+)
+from autotune.workloads.random_inputs import random_activations, random_weight
 from autotune.workloads.threads import with_threads
 
 if TYPE_CHECKING:
@@ -45,9 +50,9 @@ class Linear(Workload):
         n, k, dtype = problem["n"], problem["k"], _dtype(problem)
         generator = torch.Generator().manual_seed(seed)
         if problem["weight_format"] != INT4:
-            return {"weight": random_rows((n, k), k**-0.5, dtype, generator).to(device)}
+            return {"weight": random_weight((n, k), k**-0.5, dtype, generator).to(device)}
         # Packing is slow: a block of rows is packed and repeated under other scales.
-        block = pack_int4_g32(random_rows((min(n, _rows_per_block(k)), k), k**-0.5, dtype, generator))
+        block = pack_int4_g32(random_weight((min(n, _rows_per_block(k)), k), k**-0.5, dtype, generator))
         repeats = -(-n // len(block[0]))
         packed, scale = (part.repeat(repeats, 1)[:n] for part in block)
         scale *= 1 + 0.2 * torch.rand(n, 1, generator=generator).to(dtype)
@@ -146,28 +151,28 @@ def _inductor(problem: Problem, configuration: Mapping[str, Any], weights: Tenso
     def multiply_and_sum(x: torch.Tensor) -> torch.Tensor:
         return (x.float()[:, None, :] * weight.float()).sum(-1).to(x.dtype)
 
-    return compile_with_inductor(
-        multiply_and_sum, tuple(self_example(problem)), configuration["threads"]
-    )
-
-
-def self_example(problem: Problem) -> list[torch.Tensor]:
-    return [torch.zeros(problem["m"], problem["k"], dtype=_dtype(problem))]
+    example = torch.zeros(problem["m"], problem["k"], dtype=dense.dtype)
+    return compile_with_inductor(multiply_and_sum, [example], configuration["threads"])
 
 
 def _native(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
     return build_native(problem, configuration, _dense(problem, weights, _dtype(problem)))
 
 
-def _int4(problem: Problem, weights: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weight in 4 bits and its scales, rounded to that if it is stored otherwise."""
-    if problem["weight_format"] == INT4:
-        return weights["weight_packed"], weights["weight_scale"]
-    return pack_int4_g32(weights["weight"])
-
-
 def _native_int4(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
-    return build_native_int4(problem, configuration, *_int4(problem, weights))
+    if problem["weight_format"] == INT4:
+        packed, scale = weights["weight_packed"], weights["weight_scale"]
+    else:
+        packed, scale = pack_int4_g32(weights["weight"])
+    return build_native_int4(problem, configuration, packed, scale)
+
+
+def _int4_weight_only(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    if problem["weight_format"] == INT4:
+        values, scale = int4_steps(weights["weight_packed"]), weights["weight_scale"]
+    else:
+        values, scale = round_to_int4(weights["weight"], configuration["group_size"])
+    return build_int4_weight_only(configuration, values, scale)
 
 
 def _int8_dynamic(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
@@ -186,5 +191,5 @@ _BUILDERS: dict[str, Callable[[Problem, Mapping[str, Any], Tensors], Kernel]] = 
     "native_int4": _native_int4,
     "int8_dynamic": _int8_dynamic,
     "int8_weight_only": _int8_weight_only,
-    "int4_weight_only": build_int4_weight_only,
+    "int4_weight_only": _int4_weight_only,
 }

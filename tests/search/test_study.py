@@ -162,7 +162,7 @@ def test_finalists_are_the_fastest_accurate_and_the_front_of_the_rest() -> None:
 
 def choice(latency: float, error: float, memory: int) -> Choice:
     interval = Interval(2.0, 1.9, 2.1)
-    return Choice(0, {}, latency, error, memory, Proof(10, 0.99, 0.01, latency, 2 * latency, interval))
+    return Choice(0, {}, latency, error, memory << 20, Proof(10, 0.99, 0.01, latency, 2 * latency, interval))
 
 
 def test_the_front_drops_what_is_covered_and_numbers_the_rest() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from autotune.errors import HistoryLockedError, InternalError, UnknownNameError
-from autotune.store import migrations, open_history, read_history
+from autotune.store import open_history, read_history, schema
 from autotune.store.records import Measurement, Verdict
 from tests.store.factories import (
     CPU,
@@ -279,8 +279,8 @@ def test_a_user_who_may_not_write_the_folder_reads_the_history() -> None:
 
 def _read_as_nobody(state: Path) -> str:
     script = (
-        "import os, sys; from autotune.store import migrations, read_history, reading\n"
-        "migrations.migrations(); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "import os, sys; from autotune.store import read_history, reading, schema\n"
+        "schema.migrations(); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "print(len(read_history(sys.argv[1]).trials(1)))"
     )
     done = run_python(script, state)
@@ -290,7 +290,7 @@ def _read_as_nobody(state: Path) -> str:
 def test_the_schema_is_strict_and_says_whose_it_is(history: History, state: Path) -> None:
     with closing(sqlite3.connect(state / "history.db")) as connection:
         assert (0x41545548,) == connection.execute("PRAGMA application_id").fetchone()
-        assert (migrations.latest_version(),) == connection.execute("PRAGMA user_version").fetchone()
+        assert (schema.latest_version(),) == connection.execute("PRAGMA user_version").fetchone()
         tables = connection.execute("PRAGMA table_list").fetchall()
     ours = [row for row in tables if row[0] == "main" and not row[1].startswith(("sqlite_", "_sqlite"))]
     assert 8 < len(ours)
@@ -300,15 +300,15 @@ def test_the_schema_is_strict_and_says_whose_it_is(history: History, state: Path
 def test_a_migration_that_fails_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = (migrations.Migration(1, "0001_a", "CREATE TABLE a(x); CREATE TABLE b(x);"),)
-    broken = (*steps, migrations.Migration(2, "0002_b", "CREATE TABLE c(x); INSERT INTO nowhere VALUES (1);"))
+    steps = (schema.Migration(1, "0001_a", "CREATE TABLE a(x); CREATE TABLE b(x);"),)
+    broken = (*steps, schema.Migration(2, "0002_b", "CREATE TABLE c(x); INSERT INTO nowhere VALUES (1);"))
     with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
-        monkeypatch.setattr(migrations, "migrations", lambda: broken)
+        monkeypatch.setattr(schema, "migrations", lambda: broken)
         with pytest.raises(sqlite3.OperationalError, match="nowhere"):
-            migrations.apply(connection, 7)
+            schema.apply(connection, 7)
         assert [] == connection.execute("SELECT * FROM sqlite_schema").fetchall()
-        monkeypatch.setattr(migrations, "migrations", lambda: steps)
-        migrations.apply(connection, 7)
-        migrations.apply(connection, 7)
+        monkeypatch.setattr(schema, "migrations", lambda: steps)
+        schema.apply(connection, 7)
+        schema.apply(connection, 7)
         assert (1,) == connection.execute("PRAGMA user_version").fetchone()
         assert [("0001_a",)] == connection.execute("SELECT name FROM _sqlite_migrations").fetchall()

@@ -1,20 +1,23 @@
-"""The history's schema: `db/migrations/NNNN_name.sql`, applied once each and in order."""
+"""The schemas: the history's as steps, `db/migrations/NNNN_name.sql`, and the snapshot's, `db/snapshot.sql`."""
 
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from autotune import paths
 from autotune.errors import InternalError
 
-if TYPE_CHECKING:
-    import sqlite3
+COLUMNS = """SELECT t.name, c.name, c.type FROM sqlite_schema t, pragma_table_info(t.name) c
+    WHERE t.type = 'table'"""
+"""Table, name and type of every column."""
 
 
 class Migration(NamedTuple):
-    """One step of the schema."""
+    """One step of the history's schema."""
 
     version: int
     name: str
@@ -45,6 +48,31 @@ def migrations() -> tuple[Migration, ...]:
 def latest_version() -> int:
     """The `user_version` of a history with the newest schema."""
     return len(migrations())
+
+
+@cache
+def snapshot_script() -> str:
+    """The statements that make an empty snapshot.
+
+    Raises:
+        InternalError: the installation lacks them.
+    """
+    path = os.path.join(paths.data_dir("db"), "snapshot.sql")
+    try:
+        with open(path, encoding="utf-8") as script:
+            return script.read()
+    except OSError as error:
+        raise InternalError(f"{path}: {error.strerror}; install autotune again") from error
+
+
+@cache
+def columns(kind: str) -> frozenset[tuple[str, str, str]]:
+    """Table, name and type of every column that a new `history` or `snapshot` has."""
+    scripts = [migration.script for migration in migrations()] if kind == "history" else [snapshot_script()]
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for script in scripts:
+            connection.executescript(script)
+        return frozenset(connection.execute(COLUMNS).fetchall())
 
 
 def apply(connection: sqlite3.Connection, application_id: int) -> None:

@@ -1,0 +1,55 @@
+"""Realistic random weights and activations, made quickly."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+BLOCK = (1 << 22) - 3
+"""Normal random numbers drawn for one tensor: 20480 x 7168 of them would take seconds. Larger tensors repeat the
+block under other scales; its odd length keeps rows of the usual widths from repeating each other in step."""
+OUTLIER_SHARE = 1 / 256
+OUTLIER_SCALE = 8.0
+"""A few channels of a model's activations are far larger than the rest (Dettmers et al., "LLM.int8()", NeurIPS
+2022): it is what rounding activations to 8 bits suffers from."""
+
+
+def random_weight(
+    shape: tuple[int, ...], scale: float, dtype: torch.dtype, generator: torch.Generator
+) -> torch.Tensor:
+    """Normal random numbers of mean 0.
+
+    Args:
+        shape: of the tensor.
+        scale: standard deviation.
+        dtype: of the tensor.
+        generator: of the random numbers.
+    """
+    count = math.prod(shape)
+    block = torch.randn(min(count, BLOCK), generator=generator).mul_(scale).to(dtype)
+    if count <= BLOCK:
+        return block.view(shape)
+    weight = torch.empty(count, dtype=dtype)
+    parts = weight.split(BLOCK)
+    factors = (1 + 0.2 * torch.rand(len(parts), generator=generator)).tolist()
+    for part, factor in zip(parts, factors, strict=True):
+        torch.mul(block[: len(part)], factor, out=part)
+    return weight.view(shape)
+
+
+def random_activations(
+    shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator
+) -> torch.Tensor:
+    """Normal random numbers of mean 0 and deviation 1, but for the few columns that are outliers.
+
+    Args:
+        shape: rows and columns.
+        dtype: of the tensor.
+        generator: of the random numbers.
+    """
+    rows, columns = shape
+    x = torch.randn(rows, columns, generator=generator)
+    outliers = torch.randperm(columns, generator=generator)[: int(columns * OUTLIER_SHARE)]
+    x[:, outliers] *= OUTLIER_SCALE
+    return x.to(dtype)

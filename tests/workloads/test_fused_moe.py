@@ -1,0 +1,147 @@
+"""Experts: every implementation against the reference, and the reference against plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from conformance import Conformance, space_of
+
+from autotune.errors import SpaceError
+from autotune.space.declaration import load_declaration
+from autotune.space.work import estimated_work
+from autotune.workloads.fused_moe import FusedMoe
+from autotune.workloads.int4 import unpack_int4_g32
+
+KIMI = {"experts": 384, "top_k": 8, "hidden": 7168, "intermediate": 256}
+
+
+class TestConformance(Conformance):
+    workload = "fused_moe"
+    problems = (
+        {"tokens": 5, "experts": 6, "top_k": 2, "hidden": 33, "intermediate": 7},
+        {
+            "tokens": 1,
+            "experts": 4,
+            "top_k": 3,
+            "hidden": 160,
+            "intermediate": 96,
+            "weight_format": "int4_g32",
+        },
+        {"tokens": 67, "experts": 5, "top_k": 3, "hidden": 64, "intermediate": 48, "routing": "uniform"},
+        {"tokens": 3, "experts": 2, "top_k": 2, "hidden": 40, "intermediate": 20, "dtype": "float16"},
+        {
+            "tokens": 6,
+            "experts": 3,
+            "top_k": 1,
+            "hidden": 32,
+            "intermediate": 64,
+            "dtype": "float32",
+            "weight_format": "int4_g32",
+        },
+    )
+
+
+@pytest.mark.parametrize("weight_format", ["native", "int4_g32"])
+def test_the_reference_is_what_plain_loops_compute(weight_format: str) -> None:
+    problem = load_declaration("fused_moe").problem(
+        {
+            "tokens": 3,
+            "experts": 4,
+            "top_k": 2,
+            "hidden": 32,
+            "intermediate": 32,
+            "dtype": "float32",
+            "weight_format": weight_format,
+        }
+    )
+    weights, activations = FusedMoe().weights(problem, seed=1), FusedMoe().activations(problem, seed=2)
+    if weight_format == "int4_g32":
+        dense = {w: unpack_int4_g32(weights[w], weights[f"{w}_scale"], torch.float64) for w in ("w13", "w2")}
+    else:
+        dense = dict(weights)
+    w13, w2 = dense["w13"].tolist(), dense["w2"].tolist()
+    x, ids, mix = (tensor.tolist() for tensor in activations.values())
+    expected = torch.zeros(3, 32, dtype=torch.float64)
+    for t in range(3):
+        for e, weight in zip(ids[t], mix[t], strict=True):
+            products = [math.fsum(a * b for a, b in zip(row, x[t], strict=True)) for row in w13[e]]
+            inner = [g / (1 + math.exp(-g)) * u for g, u in zip(products[:32], products[32:], strict=True)]
+            for h in range(32):
+                expected[t, h] += weight * math.fsum(a * b for a, b in zip(w2[e][h], inner, strict=True))
+    torch.testing.assert_close(FusedMoe().reference(problem, weights, activations), expected)
+
+
+def test_int4_weights_are_stored_as_checkpoints_store_them() -> None:
+    declaration = load_declaration("fused_moe")
+    problem = declaration.problem(
+        {"tokens": 1, **KIMI, "experts": 2, "top_k": 1, "weight_format": "int4_g32"}
+    )
+    weights = FusedMoe().weights(problem, seed=1)
+    shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in weights.items()}
+    assert shapes == {
+        "w13": ((2, 512, 896), torch.int32),
+        "w2": ((2, 7168, 32), torch.int32),
+        "w13_scale": ((2, 512, 224), torch.bfloat16),
+        "w2_scale": ((2, 7168, 8), torch.bfloat16),
+    }
+
+
+def test_experts_have_weights_of_their_own() -> None:
+    problem = load_declaration("fused_moe").problem({"tokens": 1, **KIMI, "experts": 3, "top_k": 1})
+    w13 = FusedMoe().weights(problem, seed=1)["w13"]
+    assert not torch.equal(w13[0], w13[1])
+    assert w13.is_contiguous()
+    assert w13[0].data_ptr() != w13[1].data_ptr()
+    assert 0.9 < float(w13.float().std() * 7168**0.5) < 1.1
+
+
+def test_cost_of_one_token_by_hand() -> None:
+    """One token hits exactly top_k experts, however uneven the routing is."""
+    cost = FusedMoe().cost(load_declaration("fused_moe").problem({"tokens": 1, **KIMI}))
+    expert = 3 * 7168 * 256
+    assert cost.flops == 2 * 8 * expert
+    assert cost.bytes == pytest.approx(8 * expert * 2 + 2 * 7168 * 2 + 8 * 12, rel=0.01)
+
+
+def test_int4_weights_cost_four_and_a_half_bits() -> None:
+    problem = load_declaration("fused_moe").problem({"tokens": 1, **KIMI, "weight_format": "int4_g32"})
+    expected = 8 * 3 * 7168 * 256 * 4.5 / 8 + 2 * 7168 * 2
+    assert FusedMoe().cost(problem).bytes == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 256])
+def test_cost_agrees_with_the_plan_s_estimate_where_routing_is_even(tokens: int) -> None:
+    problem = load_declaration("fused_moe").problem({"tokens": tokens, **KIMI, "routing": "uniform"})
+    assert FusedMoe().cost(problem).bytes == pytest.approx(estimated_work(problem).bytes, rel=0.02)
+
+
+def test_skewed_routing_reads_fewer_weights() -> None:
+    declaration = load_declaration("fused_moe")
+    costs = {
+        routing: FusedMoe().cost(declaration.problem({"tokens": 64, **KIMI, "routing": routing})).bytes
+        for routing in ("uniform", "skewed")
+    }
+    assert costs["skewed"] < 0.95 * costs["uniform"]
+
+
+def test_more_choices_than_experts_are_no_problem_that_can_be_tuned() -> None:
+    declaration = load_declaration("fused_moe")
+    with pytest.raises(SpaceError, match="top_k <= experts"):
+        space_of(declaration.problem({"tokens": 1, **KIMI, "experts": 4}))
+
+
+def test_sizes_that_are_no_whole_groups_cannot_be_int4() -> None:
+    declaration = load_declaration("fused_moe")
+    problem = declaration.problem({"tokens": 1, **KIMI, "hidden": 7184, "weight_format": "int4_g32"})
+    with pytest.raises(SpaceError, match="hidden % 32 == 0"):
+        space_of(problem)
+
+
+@pytest.mark.parametrize("weight_format", ["native", "int4_g32"])
+@pytest.mark.parametrize("tokens", [1, 16, 256])
+def test_spaces_of_real_problems_are_modest(tokens: int, weight_format: str) -> None:
+    declaration = load_declaration("fused_moe")
+    problem = declaration.problem({"tokens": tokens, **KIMI, "weight_format": weight_format})
+    assert 10 <= len(space_of(problem)) <= 40
