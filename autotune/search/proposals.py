@@ -72,7 +72,7 @@ class Proposals:
         """Note how a trial ended; a preempted one of an earlier run may be tried again."""
         if trial.verdict is Verdict.PREEMPTED:
             return
-        measured = trial.measurement if trial.verdict is Verdict.OK else None
+        measured = trial.measurement if trial.verdict in (Verdict.OK, Verdict.NOISY) else None
         self.learn(trial.configuration, measured.p50_ns if measured else None)
 
     def ask(self) -> Configuration | None:

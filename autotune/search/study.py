@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from autotune.errors import TrialError
 from autotune.measure.comparison import Rules
+from autotune.measure.statistics import median_interval
 from autotune.search.final import (
     ACCURACY_SLACK,
     BASELINE,
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 CLEARLY_SLOWER = 1.15
 """Screening stops once a configuration is surely this much slower than the best so far. It keeps what may
 still win: screening runs one configuration after the other, where drift alone reaches several per cent."""
+
+NOISY = 2.0
+"""A median that is not known within this factor when the time is up says nothing about the configuration."""
 
 LEAST_TRIALS = 3
 """Tried however short the budget is: a decision without a challenger would be none."""
@@ -235,8 +239,9 @@ class Study:
                     Verdict.WRONG, f"relative error {error:.2e} exceeds {self.allowed_error:.2e}"
                 )
             outcome["stage"] = "screening"
-            outcome["measurement"] = self._screen(slot)
-            verdict, reason = Verdict.OK, ""
+            measurement = outcome["measurement"] = self._screen(slot)
+            reason = _noise(measurement)
+            verdict = Verdict.NOISY if reason else Verdict.OK
         except TrialError as failure:
             verdict, reason = Verdict(failure.verdict), failure.reason
         except KeyboardInterrupt:
@@ -333,3 +338,13 @@ class Study:
     def _report(self, phase: str | None = None) -> None:
         self.progress.phase = phase or self.progress.phase
         self._observe(self.progress)
+
+
+def _noise(measurement: Measurement) -> str:
+    """Why a screening is too noisy to go by; empty when it is not."""
+    low, high = median_interval(measurement.samples_ns, confidence=0.95)
+    if measurement.stopped != "time_cap" or high < NOISY * low:
+        return ""
+    return (
+        f"the median of {len(measurement.samples_ns)} samples lies anywhere from {low:.0f} to {high:.0f} ns"
+    )

@@ -1,7 +1,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,8 +134,6 @@ def test_an_h200_can_be_planned_for_where_there_is_none() -> None:
 
 
 def test_devices_are_named_by_kind_index_or_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = SimpleNamespace(nvmlInit=None)
-    del host.nvmlInit
     gpus = FakeNvml(h200(), h200(Name="NVIDIA L4"))
     monkeypatch.setitem(sys.modules, "pynvml", gpus)
     named = {name: device_named(name) for name in (None, "cpu", "cuda", "cuda:1", "nvidia-a10")}

@@ -141,6 +141,15 @@ def test_an_interruption_keeps_every_finished_trial(worker, history) -> None:
     assert [Verdict.OK] == [trial.verdict for trial in history.trials(study.id)]
 
 
+def test_a_median_that_is_not_known_within_a_factor_of_two_is_noisy() -> None:
+    from autotune.search.study import _noise
+
+    wild = Measurement(tuple([100, 1000] * 4), "time_cap", "monotonic")
+    assert "8 samples" in _noise(wild)
+    assert _noise(Measurement(wild.samples_ns, "clearly_slower", "monotonic")) == ""
+    assert _noise(Measurement(tuple([100, 120] * 4), "time_cap", "monotonic")) == ""
+
+
 def trial(number: int, p50: int, error: float, memory: int = 0, verdict: Verdict = Verdict.OK) -> Trial:
     measurement = Measurement((p50,), "converged", "monotonic")
     return Trial(number, {"n": number}, verdict, "screening", "", error, memory, measurement=measurement)

@@ -5,8 +5,8 @@
         problems = ({"m": 1, "n": 48, "k": 64}, {"m": 5, "n": 35, "k": 33, "dtype": "float32"})
         lossy_errors = {"int4_weight_only": 0.2}
 
-Configurations come from the workload's own search space on this machine: every value that a problem's space
-offers is built at least once.
+Configurations come from the workload's own search space on this machine: each implementation is built for each
+problem that it is offered for, and each value of its settings at least once.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ ANY_ERROR = 1.0
 """As `max_error`: lossy implementations are offered too."""
 ACCURACY_SLACK = 0.01
 """The order of summation alone moves errors by less; a study allows as much."""
+FLOAT32_ROUNDING = 5e-7
+"""Errors below this are a few roundings of float32, which differ with the order of summation."""
 ROUNDING = 2e-6
 """Below this, errors are what float32 arithmetic in another order of summation gives."""
 SEED = 7
@@ -45,6 +47,11 @@ class Case(NamedTuple):
     configuration: Mapping[str, Any]
     is_lossy: bool
 
+    @property
+    def implementation(self) -> str:
+        """Name of the configuration's implementation."""
+        return str(self.configuration["implementation"])
+
     def __str__(self) -> str:
         settings = " ".join(str(value) for value in self.configuration.values())
         return f"{self.problem.key} {settings}"
@@ -54,6 +61,7 @@ class Made(NamedTuple):
     """What a problem's configurations share, made once for all tests."""
 
     weights: Tensors
+    weights_sum: int
     cases: list[tuple[Tensors, Any]]
     baseline_error: float
 
@@ -65,7 +73,7 @@ class Conformance:
         workload: its name.
         problems: dimensions of small problems, odd sizes and single rows among them.
         lossy_errors: the greatest error of each implementation that is lossy for one of the problems.
-        slow: implementations that take seconds to build: built once for the first problem that offers them.
+        slow: implementations that take seconds to build: only their values count, not the problems.
     """
 
     workload: ClassVar[str]
@@ -81,44 +89,35 @@ class Conformance:
 
     @classmethod
     def cases(cls) -> list[Case]:
-        """For each problem, as few configurations as hold every value that is offered."""
-        built_slow: set[str] = set()
-        cases = []
-        for problem in cls.declared_problems():
-            cases += [case for case in _covering(problem) if not _is_built(case, cls.slow, built_slow)]
-        return cases
+        """Configurations that hold every value offered for any problem, and each implementation of each."""
+        seen: set[tuple[Any, ...]] = set()
+        return [case for problem in cls.declared_problems() for case in _covering(problem, seen, cls.slow)]
 
     def test_a_configuration_computes_the_reference(self, case: Case) -> None:
         """With poisoned allocations, on fresh inputs, no less exactly than the baseline unless it is lossy."""
-        made = _make(case.problem)
-        kernel = _workload(case.problem).build(case.problem, case.configuration, dict(made.weights))
-        error = _error(case.problem, case.configuration, kernel)
-        implementation = case.configuration["implementation"]
+        error = _error(case)
         if case.is_lossy:
-            assert error <= self.lossy_errors[implementation]
+            assert error <= self.lossy_errors[case.implementation]
         else:
-            assert error <= max(made.baseline_error * (1 + ACCURACY_SLACK), ROUNDING)
+            baseline_error = _make(case.problem).baseline_error
+            assert error <= max(baseline_error * (1 + ACCURACY_SLACK), FLOAT32_ROUNDING)
 
     def test_a_configuration_leaves_its_inputs_alone(self, case: Case) -> None:
         """Neither building nor running changes weights or activations."""
         made = _make(case.problem)
-        workload = _workload(case.problem)
-        inputs = [*made.weights.values(), *made.cases[0][0].values()]
-        before = checksum(inputs)
-        kernel = workload.build(case.problem, case.configuration, dict(made.weights))
-        packed = workload.pack_activations(case.problem, case.configuration, made.cases[0][0], made.weights)
-        inputs += [tensor for tensor in packed.values() if all(tensor is not one for one in inputs)]
-        packed_before = checksum(inputs)
-        kernel(*packed.values())
-        assert packed_before == checksum(inputs)
-        assert before == checksum([*made.weights.values(), *made.cases[0][0].values()])
+        activations = made.cases[0][0]
+        before = checksum(activations.values())
+        arguments = _packed(case.problem, case.configuration, activations)
+        arguments_before = checksum(arguments)
+        _built(case.problem, tuple(case.configuration.items()))(*arguments)
+        assert arguments_before == checksum(arguments)
+        assert before == checksum(activations.values())
+        assert made.weights_sum == checksum(made.weights.values())
 
     def test_a_configuration_gives_the_baseline_s_types(self, case: Case) -> None:
         """Shapes, types and layout do not depend on the configuration."""
-        made = _make(case.problem)
-        workload = _workload(case.problem)
-        expected = _described(_run(workload, case.problem, _baseline(case.problem), made))
-        assert expected == _described(_run(workload, case.problem, case.configuration, made))
+        expected = _described(_run(case.problem, space_of(case.problem).baseline))
+        assert expected == _described(_run(case.problem, case.configuration))
 
     def test_weights_follow_the_seed(self, problem: Problem) -> None:
         """Equal seeds give equal weights, other seeds others; all are finite and none is all zeros."""
@@ -156,25 +155,16 @@ def space_of(problem: Problem, max_error: float | None = None) -> SearchSpace:
     return SearchSpace.build(load_declaration(problem.workload), problem, cpu_facts(), max_error)
 
 
-def _is_built(case: Case, slow: frozenset[str], built: set[str]) -> bool:
-    """Whether a case's implementation is slow and already among the cases; notes that it now is."""
-    implementation = case.configuration["implementation"]
-    if implementation not in slow:
-        return False
-    found = implementation in built
-    built.add(implementation)
-    return found
-
-
-def _covering(problem: Problem) -> Iterator[Case]:
-    """Greedily, configurations that hold a value which no earlier one of the implementation holds."""
+def _covering(problem: Problem, seen: set[tuple[Any, ...]], slow: frozenset[str]) -> Iterator[Case]:
+    """Greedily, configurations that are the first of an implementation or hold a value not yet `seen`."""
     space = space_of(problem, ANY_ERROR)
     lossless = {offer.name for offer in space_of(problem).offers if not offer.withheld}
-    seen: set[tuple[Any, ...]] = set()
     for row in range(len(space)):
         configuration = space.pool.configuration(row)
         implementation = configuration["implementation"]
         values = {(implementation, name, type(value), value) for name, value in configuration.items()}
+        if implementation not in slow:
+            values.add((implementation, problem))
         if not values <= seen:
             seen |= values
             yield Case(problem, configuration, implementation not in lossless)
@@ -185,41 +175,49 @@ def _workload(problem: Problem) -> Workload:
 
 
 @cache
-def _baseline(problem: Problem) -> Mapping[str, Any]:
-    return space_of(problem).baseline
-
-
-@cache
 def _make(problem: Problem) -> Made:
     workload = _workload(problem)
     weights = workload.weights(problem, SEED)
+    weights_sum = checksum(weights.values())
     cases = []
     for seed in (SEED, SEED + 1):
         activations = workload.activations(problem, seed)
         cases.append((activations, workload.reference(problem, weights, activations)))
-    kernel = workload.build(problem, _baseline(problem), dict(weights))
+    baseline = space_of(problem).baseline
+    kernel = workload.build(problem, baseline, dict(weights))
     errors = []
     for activations, reference in cases:
-        packed = workload.pack_activations(problem, _baseline(problem), activations, weights)
+        packed = workload.pack_activations(problem, baseline, activations, weights)
         errors.append(relative_error(kernel(*packed.values()), reference))
-    return Made(weights, cases, max(errors))
+    return Made(weights, weights_sum, cases, max(errors))
 
 
-def _error(problem: Problem, configuration: Mapping[str, Any], kernel: Kernel) -> float:
-    made, workload = _make(problem), _workload(problem)
-    packed = [
-        workload.pack_activations(problem, configuration, activations, made.weights)
-        for activations, _ in made.cases
+@cache
+def _built(problem: Problem, settings: tuple[tuple[str, Any], ...]) -> Kernel:
+    return _workload(problem).build(problem, dict(settings), dict(_make(problem).weights))
+
+
+def _packed(
+    problem: Problem, configuration: Mapping[str, Any], activations: Tensors
+) -> tuple[torch.Tensor, ...]:
+    """What the kernel of a configuration is called with."""
+    weights = _make(problem).weights
+    return tuple(_workload(problem).pack_activations(problem, configuration, activations, weights).values())
+
+
+def _error(case: Case) -> float:
+    pairs = [
+        (_packed(case.problem, case.configuration, activations), reference)
+        for activations, reference in _make(case.problem).cases
     ]
-    kernel(*packed[0].values())  # what compiles lazily compiles here
-    pairs = zip(packed, made.cases, strict=True)
-    return check(kernel, [(tuple(tensors.values()), reference) for tensors, (_, reference) in pairs])
+    kernel = _built(case.problem, tuple(case.configuration.items()))
+    kernel(*pairs[0][0])  # what compiles lazily compiles here
+    return check(kernel, pairs)
 
 
-def _run(workload: Workload, problem: Problem, configuration: Mapping[str, Any], made: Made) -> Any:
-    kernel = workload.build(problem, configuration, dict(made.weights))
-    packed = workload.pack_activations(problem, configuration, made.cases[0][0], made.weights)
-    return kernel(*packed.values())
+def _run(problem: Problem, configuration: Mapping[str, Any]) -> Any:
+    kernel = _built(problem, tuple(configuration.items()))
+    return kernel(*_packed(problem, configuration, _make(problem).cases[0][0]))
 
 
 def _described(outputs: Any) -> list[tuple[torch.Size, torch.dtype, bool]]:

@@ -20,7 +20,7 @@ KIMI = {"experts": 384, "top_k": 8, "hidden": 7168, "intermediate": 256}
 class TestConformance(Conformance):
     workload = "fused_moe"
     problems = (
-        {"tokens": 5, "experts": 6, "top_k": 2, "hidden": 33, "intermediate": 7},
+        {"tokens": 67, "experts": 5, "top_k": 3, "hidden": 33, "intermediate": 7},
         {
             "tokens": 1,
             "experts": 4,
@@ -29,8 +29,15 @@ class TestConformance(Conformance):
             "intermediate": 96,
             "weight_format": "int4_g32",
         },
-        {"tokens": 67, "experts": 5, "top_k": 3, "hidden": 64, "intermediate": 48, "routing": "uniform"},
-        {"tokens": 3, "experts": 2, "top_k": 2, "hidden": 40, "intermediate": 20, "dtype": "float16"},
+        {
+            "tokens": 3,
+            "experts": 2,
+            "top_k": 2,
+            "hidden": 40,
+            "intermediate": 20,
+            "dtype": "float16",
+            "routing": "uniform",
+        },
         {
             "tokens": 6,
             "experts": 3,

@@ -124,8 +124,9 @@ class PoolSampler(BaseSampler):
         for trial in study.get_trials(deepcopy=False):
             if trial.number in self._learnt:
                 continue
-            row = trial.system_attrs.get(ROW)
-            row = self._pool.find(trial.params) if row is None else row
+            row = self._pool.find(trial.params)
+            if row is None and "fixed_params" not in trial.system_attrs:
+                row = trial.system_attrs.get(ROW)  # it ended, or still is, before it named all its parameters
             if trial.state.is_finished():
                 self._learnt.add(trial.number)
                 if row is not None:

@@ -10,7 +10,7 @@
 //   INT4       1: weights are int4_g32, two of them packed with a scale of TYPE for every 32; 0: weights of TYPE
 //   DOT        1: products by the CPU's bfloat16 dot product (TYPE bfloat16, AVX512-BF16); 0: in float
 //   ROWS       weight rows in a register tile
-//   TOKENS     tokens in a register tile
+//   TOKENS     tokens in a register tile: 1, 2, 4 or 8
 //   BLOCK      weight rows visited before the next tile of tokens
 //   PREFETCH   bytes ahead of the weights in use to fetch; 0 leaves it to the hardware
 
@@ -159,15 +159,12 @@ inline void multiply(const Projection& p, int64_t expert, int64_t row, const Ope
 }
 #endif
 
-// Call body(std::integral_constant<int, n>) for the n given, 1 to MOST.
+// Call body(std::integral_constant<int, w>) for the least power of two w, up to MOST, that is at least n.
 template <int MOST, class Body>
-inline void with_constant(int n, Body body) {
-    if constexpr (MOST > 0) {
-        if (n == MOST)
-            body(std::integral_constant<int, MOST>());
-        else
-            with_constant<MOST - 1>(n, body);
-    }
+inline void with_width(int n, Body body) {
+    if constexpr (MOST > 1)
+        if (2 * n <= MOST) return with_width<MOST / 2>(n, body);
+    body(std::integral_constant<int, MOST>());
 }
 
 // products[row - first][token] for rows first..last
@@ -206,12 +203,13 @@ struct Routing {  // choices (token, k) in order of their expert
     }
 };
 
-// Call body(tile width, choices) for the choices of one expert, TOKENS at a time.
+// Call body(tile width, choices, how many) for the choices of one expert, up to TOKENS at a time.
 template <class Body>
 inline void for_tiles(const Routing& routing, int64_t i, Body body) {
-    for (int64_t c = routing.start[i]; c < routing.start[i + 1]; c += TOKENS)
-        with_constant<TOKENS>(int(std::min<int64_t>(TOKENS, routing.start[i + 1] - c)),
-                              [&](auto width) { body(width, routing.choice + c); });
+    for (int64_t c = routing.start[i]; c < routing.start[i + 1]; c += TOKENS) {
+        int count = int(std::min<int64_t>(TOKENS, routing.start[i + 1] - c));
+        with_width<TOKENS>(count, [&](auto width) { body(width, routing.choice + c, count); });
+    }
 }
 
 template <class T>
@@ -260,15 +258,15 @@ extern "C" void experts_forward(const TYPE* x, const int64_t* ids, const float* 
 #pragma omp for schedule(dynamic, 1)
         for (int64_t item = 0; item < routing.hit * blocks; item++) {
             const int64_t i = item / blocks, first = item % blocks * BLOCK, last = std::min(intermediate, first + BLOCK);
-            for_tiles(routing, i, [&](auto width, const int64_t* choice) {
+            for_tiles(routing, i, [&](auto width, const int64_t* choice, int count) {
                 constexpr int T = decltype(width)::value;
                 const Operand* rows[T];
-                for (int t = 0; t < T; t++) rows[t] = input + choice[t] / top_k * wide;
+                for (int t = 0; t < T; t++) rows[t] = input + choice[std::min(t, count - 1)] / top_k * wide;
                 float gate[BLOCK][TOKENS], linear[BLOCK][TOKENS];
                 multiply_rows<T>(up, routing.expert[i], first, last, rows, gate);
                 multiply_rows<T>(up, routing.expert[i], intermediate + first, intermediate + last, rows, linear);
                 for (int64_t r = first; r < last; r++)
-                    for (int t = 0; t < T; t++) {
+                    for (int t = 0; t < count; t++) {
                         float g = gate[r - first][t];
                         from_float(inner[choice[t] * narrow + place(r)], g / (1.f + std::exp(-g)) * linear[r - first][t]);
                     }
@@ -279,13 +277,13 @@ extern "C" void experts_forward(const TYPE* x, const int64_t* ids, const float* 
             const int64_t last = std::min(hidden, first + 2 * BLOCK);
             for (int64_t t = 0; t < tokens; t++) memset(total + t * hidden + first, 0, size_t(last - first) * sizeof(float));
             for (int64_t i = 0; i < routing.hit; i++)
-                for_tiles(routing, i, [&](auto width, const int64_t* choice) {
+                for_tiles(routing, i, [&](auto width, const int64_t* choice, int count) {
                     constexpr int T = decltype(width)::value;
                     const Operand* rows[T];
-                    for (int t = 0; t < T; t++) rows[t] = inner + choice[t] * narrow;
+                    for (int t = 0; t < T; t++) rows[t] = inner + choice[std::min(t, count - 1)] * narrow;
                     float products[2 * BLOCK][TOKENS];
                     multiply_rows<T>(down, routing.expert[i], first, last, rows, products);
-                    for (int t = 0; t < T; t++)
+                    for (int t = 0; t < count; t++)
                         for (int64_t r = first; r < last; r++)
                             total[choice[t] / top_k * hidden + r] += mix[choice[t]] * products[r - first][t];
                 });
