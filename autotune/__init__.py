@@ -8,6 +8,8 @@ Importing this package imports nothing else: each name below brings its module a
 
 from __future__ import annotations
 
+from autotune.lazy import attributes
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from autotune.client import get_best_config, refresh
@@ -64,16 +66,7 @@ _HOMES = {
     "tunable": "workloads.tunable",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = f"{__name__}.{_HOMES[name]}"
-    __import__(module)  # lighter than importlib.import_module, which bare interpreters have not loaded
-    import sys
-
-    value = globals()[name] = getattr(sys.modules[module], name)
-    return value
+__getattr__ = attributes(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -34,7 +34,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A table of the file; each field is a key."""
 
 
-class LimitSettings(_Section, frozen=True):
+class Limits(_Section, frozen=True):
     """`[worker.limits]`: seconds after which a stage of a trial counts as hung.
 
     Attributes:
@@ -65,7 +65,7 @@ class WorkerSettings(_Section, frozen=True):
     python: str = ""
     memory_bytes: Annotated[int, Meta(ge=2**28, le=2**50)] | str = "60%"
     modules: tuple[str, ...] = ()
-    limits: LimitSettings = LimitSettings()
+    limits: Limits = Limits()
 
     @property
     def interpreter(self) -> str:

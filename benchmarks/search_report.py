@@ -85,7 +85,7 @@ def tables(
         if len(rows) < len(landscapes):
             label += f" ({len(rows)} landscapes)"
         summary.append((label, overall(rows)))
-    return [(f"overall, {len(landscapes)} landscapes", summary), *per_landscape]
+    return [(f"overall, {len(landscapes)} landscape(s)", summary), *per_landscape]
 
 
 def cell(numbers: Mapping[str, float], column: str) -> str:

@@ -53,7 +53,7 @@ def _verdict(best: Choice) -> str:
 def _proof(best: Choice, baseline_error: float) -> dict[str, str]:
     proof = best.proof
     told = {
-        "compared": f"with the baseline in {proof.rounds} interleaved rounds of random order, {proof.stopped}",
+        "compared": f"with the baseline in {proof.rounds} interleaved rounds, {proof.stopped}",
         "in the rounds": f"{output.latency(proof.latency_ns)} against {output.latency(proof.baseline_ns)}",
         "error": f"{output.error(best.error)}, the baseline's is {output.error(baseline_error)}",
         "memory": output.size(best.memory_bytes),

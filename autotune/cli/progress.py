@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
 from autotune.cli import output
 
@@ -16,6 +17,23 @@ if TYPE_CHECKING:
 
     from autotune.search import study
     from autotune.search.tuning import Outcome
+
+
+class _TimeLeft(ProgressColumn):
+    """Minutes and seconds of the budget that are left; it runs on while a long stage reports nothing.
+
+    Args:
+        deadline: on the monotonic clock.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def render(self, task: Task) -> Text:  # noqa: ARG002 - rich's contract
+        """The text."""
+        minutes, seconds = divmod(max(0, round(self._deadline - time.monotonic())), 60)
+        return Text(f"{minutes}:{seconds:02d} left")
 
 
 class Display:
@@ -39,7 +57,7 @@ class Display:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             TextColumn("{task.fields[state]}", markup=False),
-            TimeRemainingColumn(),
+            _TimeLeft(self._started + total_seconds),
             console=self._console,
             disable=not (show and sys.stderr.isatty()),
             transient=True,

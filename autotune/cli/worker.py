@@ -20,13 +20,12 @@ def make_worker(settings: Settings, device: Device, modules: Sequence[str] = ())
         device: whose memory the cap is a share of.
         modules: more modules that register workloads.
     """
-    from autotune.worker.worker import Limits, Worker
+    from autotune.worker.worker import Worker
 
-    limits = settings.worker.limits
     return Worker(
         python=settings.worker.interpreter,
         device=device.kind if device.kind == "cpu" else f"{device.kind}:{device.index}",
         modules=[*settings.worker.modules, *modules],
         memory_bytes=settings.worker.memory_limit(int(device.facts["memory_bytes"])),
-        limits=Limits(limits.start, limits.prepare, limits.build, limits.check, limits.measure),
+        limits=settings.worker.limits,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from autotune.lazy import attributes
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from autotune.fingerprint.ceilings import Ceilings
@@ -32,14 +34,7 @@ _HOMES = {
     "profile_for": "profile",
 }
 
-
-def __getattr__(name: str) -> object:
-    # Look-ups import this package for its digests: dataclasses and msgspec wait until they are asked for.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = attributes(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

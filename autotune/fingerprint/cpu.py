@@ -169,9 +169,8 @@ def _cores(root: str, usable: set[int]) -> int:
             _read(root, f"{folder}/cpu.cfs_quota_us"),
             _read(root, f"{folder}/cpu.cfs_period_us"),
         ]
-        if (
-            len(limit) == 2 and all(map(str.isdecimal, limit)) and int(limit[1])
-        ):  # else "max", -1, or none set
+        # Else it is "max", -1 or not there: no limit.
+        if len(limit) == 2 and all(map(str.isdecimal, limit)) and int(limit[1]):
             cores = min(cores, -(-int(limit[0]) // int(limit[1])))
     return max(1, cores)
 
@@ -199,7 +198,7 @@ def _cgroups(root: str, controller: str) -> list[str]:
         _, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         # A path with ".." is of a process outside this cgroup namespace: none of the folders here is its own.
-        if ".." not in path:
+        if path.startswith("/") and ".." not in path.split("/"):
             paths.update((name, path) for name in names.split(",") if name in paths)
     folders = []
     for name, path in paths.items():

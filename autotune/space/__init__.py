@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from autotune.lazy import attributes
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from autotune.space.declaration import (
@@ -40,11 +42,4 @@ _HOMES = {
     "read_declaration": "declaration",
 }
 
-
-def __getattr__(name: str) -> object:
-    # Look-ups import this package: numpy and tomllib wait until a search space is asked for.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = attributes(__name__, _HOMES)

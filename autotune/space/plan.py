@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import ModelError, UnknownNameError
-from autotune.space.declaration import load_declaration
+from autotune.space.declared import declared as declaration
 from autotune.space.parallelism import Share, share
 from autotune.space.problem import LARGEST_DIMENSION, Problem
 from autotune.space.quantization import NATIVE
@@ -130,7 +130,7 @@ def plan(
         if phase not in PHASES:
             raise UnknownNameError("phase", phase, PHASES)
     part = share(geometry, tp, ep)
-    declared = {workload: load_declaration(workload).dimensions for workload in WORKLOADS}
+    declared = {workload: declaration(workload).dimensions for workload in WORKLOADS}
     steps = [
         _Step(geometry, part, batch, batch, context, "decode", declared)
         for batch in batches
@@ -228,6 +228,7 @@ def _latent_attention(step: _Step, mla: Mla) -> Iterator[PlannedProblem]:
             qk_nope=mla.qk_nope,
             qk_rope=mla.qk_rope,
             v_dim=mla.v_dim,
+            kv_dtype=geometry.dtype,
         )
     yield step.linear("o", layers, geometry.hidden, heads * mla.v_dim, stored)
 

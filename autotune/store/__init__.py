@@ -12,6 +12,8 @@ with read_history() as history:                  # beside a writer, or without o
 
 from __future__ import annotations
 
+from autotune.lazy import attributes
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from autotune.store.history import History
@@ -28,11 +30,4 @@ _HOMES = {
     "restore_history": "opening",
 }
 
-
-def __getattr__(name: str) -> object:
-    # Whoever wants the records alone waits for no database.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = attributes(__name__, _HOMES)

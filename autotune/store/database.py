@@ -133,8 +133,7 @@ def faults(connection: sqlite3.Connection, *, thorough: bool, most: int = 10) ->
 
     Args:
         connection: to the database.
-        thorough: also compare every index with its table, follow every foreign key, compare the schema with
-            the one that we make, and decode every value.
+        thorough: also compare every index with its table, follow every foreign key, and decode every value.
         most: how many faults to list.
     """
     try:
@@ -143,7 +142,7 @@ def faults(connection: sqlite3.Connection, *, thorough: bool, most: int = 10) ->
         if thorough and found == ["ok"]:
             violations = connection.execute("PRAGMA foreign_key_check").fetchmany(most)
             found += [f"{row[0]} row {row[1]}: names a {row[2]} that is missing" for row in violations]
-            found += _changed_schema(connection) + _undecodable(connection)
+            found += _content_faults(connection)
     except DATABASE_ERRORS as error:
         if not is_damage(error):
             raise
@@ -151,19 +150,20 @@ def faults(connection: sqlite3.Connection, *, thorough: bool, most: int = 10) ->
     return [" ".join(line.split()) for line in found if line != "ok"]
 
 
-def _changed_schema(connection: sqlite3.Connection) -> list[str]:
-    """Columns that should be there and are not; more than ours may be."""
+def _content_faults(connection: sqlite3.Connection) -> list[str]:
+    """What SQLite cannot see: a byte that changed within the schema or within a value.
+
+    Tables that are not ours, and databases that are still to be upgraded, are left alone.
+    """
     kind, version = identify(connection)
     if version != {"history": schema.latest_version(), "snapshot": SNAPSHOT_VERSION}.get(kind):
         return []
-    there = {tuple(row) for row in connection.execute(schema.COLUMNS)}
-    return [f"{table}: lacks its column {name}" for table, name, _ in sorted(schema.columns(kind) - there)]
-
-
-def _undecodable(connection: sqlite3.Connection) -> list[str]:
-    """What SQLite cannot see: a byte that changed within a value. The first fault of each table."""
-    tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
-    return [fault for (table,) in tables for fault in _first_undecodable(connection, table)]
+    ours = schema.columns(kind)
+    lacking = sorted(ours - {tuple(row) for row in connection.execute(schema.COLUMNS)})
+    if lacking:
+        return [f"{table}: lacks its column {name}" for table, name, _ in lacking]
+    tables = sorted({table for table, _, _ in ours})
+    return [fault for table in tables for fault in _first_undecodable(connection, table)]
 
 
 def _first_undecodable(connection: sqlite3.Connection, table: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The schemas: the history's as steps, `db/migrations/NNNN_name.sql`, and the snapshot's, `db/snapshot.sql`."""
+"""The schemas: the history's as steps, `db/migrations/NNNN_name.sql`; the snapshot's, `db/snapshot.sql`."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import psutil
 
+from autotune.config import Limits
 from autotune.errors import ConfigError, InternalError, TrialError, UsageError
 from autotune.fingerprint.ceilings import Ceilings
 from autotune.fingerprint.cpu import cpu_facts
@@ -49,25 +49,6 @@ def _default_memory_bytes() -> int:
     # What is available now, and no more than the container may use.
     available = psutil.virtual_memory().available
     return int(MEMORY_SHARE * min(available, cpu_facts()["memory_bytes"] or available))
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Seconds after which a stage counts as hung.
-
-    Attributes:
-        start: from the interpreter's start until everything is imported.
-        prepare: making weights, activations and references.
-        build: packing, compiling and the first call.
-        check: two calls and their comparison with the reference.
-        measure: beyond the budget of a measurement or comparison.
-    """
-
-    start: float = 120.0
-    prepare: float = 120.0
-    build: float = 120.0
-    check: float = 60.0
-    measure: float = 60.0
 
 
 class Worker:

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 LARGEST_INT8 = 127
 
 
-def build_int8_dynamic(
-    problem: Problem, configuration: Mapping[str, Any], weight: torch.Tensor
-) -> Kernel:
+def build_int8_dynamic(problem: Problem, configuration: Mapping[str, Any], weight: torch.Tensor) -> Kernel:
     """Weights in 8 bits with a scale per output, activations in 8 bits with a scale per row of each call.
 
     Args:

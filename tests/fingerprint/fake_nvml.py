@@ -76,9 +76,10 @@ class FakeNvml:
 
     NVML_CLOCK_SM = 1
     NVML_CLOCK_MEM = 2
-    NVMLError = NVMLError
 
-    def __init__(self, *gpus: Gpu | int, init: Exception | None = None, driver: Any = "580.95.05") -> None:
+    def __init__(
+        self, *gpus: Gpu | NVMLError, init: Exception | None = None, driver: Any = "580.95.05"
+    ) -> None:
         self.gpus, self.init, self.driver, self.open = gpus, init, driver, 0
 
     def nvmlInit(self) -> None:  # noqa: N802 - the library's name

@@ -45,7 +45,7 @@ def epyc(root: Path, *, allowed: str = "0-63") -> Write:
     write("proc/self/status", f"Name:\tpython\nCpus_allowed:\tff\nCpus_allowed_list:\t{allowed}\n")
     write("sys/devices/system/cpu/online", "0-63\n")
     write("sys/devices/system/cpu/smt/active", "0\n")
-    for cpu in range(64):
+    for cpu in (*range(0, 64, 8), 63):
         first = cpu // 8 * 8
         caches(write, cpu, ("32K", "1024K", "32768K"), sharing=f"{first}-{first + 7}")
     write("sys/devices/system/node/has_cpu", "0-1\n")
@@ -66,8 +66,7 @@ def xeon(root: Path) -> Write:
     write("proc/meminfo", "MemTotal:       16384000 kB\n")
     write("proc/self/status", "Cpus_allowed_list:\t0-3\n")
     write("sys/devices/system/cpu/smt/active", "1\n")
-    for cpu in range(4):
-        caches(write, cpu, ("48K", "2048K", "107520K"), sharing="0-3")
+    caches(write, 0, ("48K", "2048K", "107520K"), sharing="0-3")
     return write
 
 
@@ -83,8 +82,7 @@ def grace(root: Path) -> Write:
     write("proc/meminfo", "MemTotal:       500000000 kB\n")
     write("proc/self/status", "Cpus_allowed_list:\t0-71\n")
     write("sys/devices/system/cpu/smt/active", "0\n")
-    for cpu in range(72):
-        caches(write, cpu, ("64K", "1024K", "116736K"), sharing="0-71")
+    caches(write, 0, ("64K", "1024K", "116736K"), sharing="0-71")
     write("sys/devices/system/node/online", "0-1\n")
     write("sys/devices/system/node/has_cpu", "0\n")
     return write
@@ -100,7 +98,7 @@ def laptop(root: Path) -> Write:
     )
     write("proc/sys/kernel/arch", "x86_64\n")
     write("proc/meminfo", "garbage\nMemTotal: many kB\n")
-    write("proc/self/cgroup", "not:a\n\n0::/../outside\n")
+    write("proc/self/cgroup", "0::/../outside\nnot:a\n\n")
     write("proc/self/status", "Cpus_allowed_list:\t4-7,9,x-y,11-\n")
     write("sys/fs/cgroup/cpu.max", "max\n")
     write("sys/fs/cgroup/outside/cpu.max", "100000 100000\n")
@@ -118,7 +116,7 @@ def laptop(root: Path) -> Write:
 
 
 def caches(write: Write, cpu: int, sizes: tuple[str, str, str], *, sharing: str) -> None:
-    """The cache folders of a core; `sharing` are the cores of its L3."""
+    """The cache folders of a core; `sharing` are the cores of its L3, of which only the first is read."""
     first, second, third = sizes
     told = ((1, "Data", first, cpu), (1, "Instruction", first, cpu), (2, "Unified", second, cpu))
     for index, (level, kind, size, shared) in enumerate((*told, (3, "Unified", third, sharing))):

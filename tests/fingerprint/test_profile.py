@@ -120,7 +120,7 @@ def test_rates_are_dense_and_agree_with_one_another(path: Path, profiles: dict[s
         ("int8", "int4", 2),
     ):
         if wide in flops and narrow in flops and (path.stem, narrow) != ("nvidia-rtx-5090", "float4"):
-            assert flops[narrow] == pytest.approx(times * flops[wide], rel=0.02)  # type: ignore[index]
+            assert flops[narrow] == pytest.approx(times * flops[wide], rel=0.02)
 
 
 def test_a_bfloat16_rate_is_sms_times_clock_times_the_tensor_cores_width(
@@ -170,7 +170,7 @@ HEAD = 'summary = "x"\n[match]\nkind = "cuda"\n'
 @pytest.mark.parametrize(
     ("text", "error", "says"),
     [
-        (HEAD + "[limits]\nsm_cuont = 1\n", UnknownNameError, "key of [limits] 'sm_cuont'; did you mean sm_count"),
+        (HEAD + "[limits]\nsm_cuont = 1\n", UnknownNameError, "[limits] 'sm_cuont'; did you mean sm_count"),
         (HEAD + "[peak]\n", UnknownNameError, "table of a device profile 'peak'; did you mean peaks?"),
         ("family = 'y'\n" + HEAD, UnknownNameError, "table of a device profile 'family'"),
         (HEAD + "nmae = 'H200'\n", UnknownNameError, "unknown key of [match] 'nmae'; did you mean name?"),

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from autotune.search.sampler import PoolSearch, PriorStudy, Settings
+from autotune.search.sampler import PoolSearch, PriorStudy, Settings, pool_search
 from autotune.space.pool import INACTIVE, Parameter, Pool
 
 TILES = (16, 32, 64, 128, 256)
@@ -237,3 +237,16 @@ def test_an_earlier_study_without_a_success_says_nothing():
     pool = kernel_pool()
     empty = PriorStudy([pool.configuration(0)], [np.nan])
     assert replay(PoolSearch(pool, 4, [empty]), pool, 8) == replay(PoolSearch(pool, 4), pool, 8)
+
+
+def test_hyperparameters_of_a_long_search_are_fitted_to_a_part_of_its_trials(monkeypatch):
+    fitted = []
+
+    def fit(covariance, rows, targets, start):
+        fitted.append(len(rows))
+        return start
+
+    monkeypatch.setattr(pool_search, "MOST_FITTED", 20)
+    monkeypatch.setattr(pool_search, "fit", fit)
+    replay(PoolSearch(kernel_pool(), 0), kernel_pool(), 40)
+    assert max(fitted) == 20

@@ -179,3 +179,12 @@ def test_a_scalarisation_prefers_what_is_better_in_every_objective():
         costs = scalarised(values, np.array([weight, 1 - weight]))
         assert costs[0] < costs[1]
         assert costs[3] == costs.max()
+
+
+def test_rows_that_rounding_makes_identical_can_still_be_conditioned_on(covariance, monkeypatch):
+    monkeypatch.setattr(Covariance, "noise", lambda *_: -1e-7)
+    posterior = Posterior(covariance, covariance.center, np.arange(64))
+    posterior.extend(np.array([3, 3, 3]))
+    mean, deviation = posterior.predict(np.array([0.3, 0.3, 0.3]))
+    assert np.isfinite(mean).all()
+    assert np.isfinite(deviation).all()

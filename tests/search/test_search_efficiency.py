@@ -61,7 +61,7 @@ def test_methods_are_compared_and_a_second_run_uses_what_the_first_stored(tmp_pa
     second = benchmark(tmp_path, *options)
 
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    assert "overall, 2 landscapes" in first.stdout
+    assert "overall, 2 landscape(s)" in first.stdout
     assert "axpy__B" in first.stdout
     assert len(stored) == 8
     assert [file.stat().st_mtime_ns for file in stored] == moments

@@ -112,6 +112,7 @@ def test_kimi_k2_5_decodes_with_latent_attention() -> None:
         "qk_rope": 64,
         "v_dim": 128,
         "dtype": "bfloat16",
+        "kv_dtype": "bfloat16",
     }
     assert expected.items() <= problem.dimensions.items()
 

@@ -65,12 +65,10 @@ def read_everything(history: HistoryReader) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_whatever_happens_to_the_files_nobody_sees_a_traceback(
-    lived: Path, tmp_path: Path, seed: int
-) -> None:
+def test_whatever_happens_to_the_files_nobody_sees_a_traceback(lived: Path, seed: int) -> None:
     chance = random.Random(seed)
     for number in range(8):
-        state = tmp_path / str(number)
+        state = lived.parent / str(number)
         shutil.copytree(lived, state)
         for name in chance.choice((["history.db"], ["best.db"], ["history.db", "best.db"])):
             spoil(state / name, chance)
@@ -111,7 +109,9 @@ def test_a_changed_byte_within_the_schema_is_found(lived: Path) -> None:
 
 def test_a_table_that_somebody_added_is_no_damage(lived: Path) -> None:
     with closing(sqlite3.connect(lived / "history.db")) as connection:
-        connection.executescript("CREATE VIEW mine AS SELECT 1; CREATE TABLE theirs(x);")
+        connection.executescript("CREATE VIEW mine AS SELECT 1; CREATE TABLE 'their own'(facts, samples);")
+        connection.execute("INSERT INTO 'their own' VALUES ('no JSON', 'no samples')")
+        connection.commit()
     assert () == check(str(lived / "history.db")).faults
     with open_history(str(lived)) as history:
         assert [] == history.notices

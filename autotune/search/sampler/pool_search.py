@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 NEAR = 2
 """Parameters in which a candidate may differ from a leader to count as around it."""
 
+MOST_FITTED = 600
+"""Trials that the hyperparameters are fitted to: the cost grows with the cube, what they teach hardly."""
+
 LEADERS = 5
 """Best rows around which a large pool is refined."""
 
@@ -171,17 +174,26 @@ class PoolSearch:
     def _conditioned(self, rows: Rows, targets: Targets) -> Posterior:
         """The posterior given all that was told, its hyperparameters fitted anew when that is due."""
         if self._posterior is None or len(rows) >= self._settings.refit_growth * self._fitted:
-            self._theta = fit(self._covariance, rows, targets.residual, self._theta)
+            chosen = self._fitted_trials(rows, targets)
+            self._theta = fit(self._covariance, rows[chosen], targets.residual[chosen], self._theta)
             self._fitted = len(rows)
             self._candidates = self._chosen_candidates(rows, targets)
             self._posterior = Posterior(self._covariance, self._theta, self._candidates)
         self._posterior.extend(rows[len(self._posterior) :])
         return self._posterior
 
-    def _chosen_candidates(self, rows: Rows, targets: Targets) -> Rows:
-        """All rows of a pool that the model can predict at once; of a larger one, a sample and its best part.
+    def _fitted_trials(self, rows: Rows, targets: Targets) -> Rows:
+        """Which trials hyperparameters are fitted to: all, or of very many the best half and some others."""
+        if len(rows) <= MOST_FITTED:
+            return np.arange(len(rows))
+        order = np.argsort(targets.residual + targets.offset[rows])
+        best, others = np.split(order, [MOST_FITTED // 2])
+        return np.concatenate([best, self._random.choice(others, MOST_FITTED // 2, replace=False)])
 
-        Around: at most `NEAR` parameters differ from one of the `LEADERS` best rows told.
+    def _chosen_candidates(self, rows: Rows, targets: Targets) -> Rows:
+        """All rows, where the model can predict them at once; else those near the best, and a sample.
+
+        Near: at most `NEAR` parameters differ from one of the `LEADERS` best rows told.
         """
         most = self._settings.candidates
         if len(self._pool) <= most:

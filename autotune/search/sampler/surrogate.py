@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FURTHEST = 4.0
 """Hyperparameters stay within so many prior standard deviations: beyond them a matrix may overflow."""
 
+ROUNDING = 1e-2
+"""Share of its trace added to the diagonal of a matrix that cannot be factorised, in trouble only."""
+
 
 def fit(covariance: Covariance, rows: Rows, targets: Floats, start: Floats, iterations: int = 15) -> Floats:
     """Maximise the posterior density of the hyperparameters.
@@ -98,7 +101,7 @@ class Posterior:
         against = self._between(rows, known, self._encoding.indicators(known)).astype(np.float64)
         against[np.arange(m), n + np.arange(m)] += self._covariance.noise(self._theta)
         left = solve_triangular(self._factor, against[:, :n].T, lower=True, check_finite=False).T
-        corner = np.linalg.cholesky(against[:, n:] - left @ left.T)
+        corner = _cholesky(against[:, n:] - left @ left.T)
         self._factor = np.block([[self._factor, np.zeros((n, m))], [left, corner]])
         fresh -= left.astype(np.float32) @ self._projected[:n]
         fresh = solve_triangular(corner.astype(np.float32), fresh, lower=True, check_finite=False)
@@ -138,6 +141,15 @@ class Posterior:
 
     def _between(self, rows: Rows, others: Rows, indicators: Floats32) -> Floats32:
         return self._covariance.between(self._theta, rows, others, indicators)
+
+
+def _cholesky(matrix: Floats) -> Floats:
+    """The factor of a matrix that rounding to single precision may have left short of positive definite."""
+    try:
+        return np.asarray(np.linalg.cholesky(matrix), np.float64)
+    except np.linalg.LinAlgError:
+        lifted = matrix + ROUNDING * np.trace(matrix) * np.eye(len(matrix))
+        return np.asarray(np.linalg.cholesky(lifted), np.float64)
 
 
 def _grown(array: Floats32, used: int, needed: int) -> Floats32:

@@ -31,7 +31,9 @@ typedef bfloat16 Operand;
 typedef float Operand;
 #endif
 
-inline int64_t padded(int64_t width) { return (width + PAD - 1) / PAD * PAD; }
+// Elements from one token's activations to the next one's. A cache line more than needed: rows that are a multiple
+// of 4096 bytes apart would all compete for the same few lines of the first-level cache.
+inline int64_t padded(int64_t width) { return (width + PAD - 1) / PAD * PAD + 2 * LANES; }
 
 // Where the k-th activation lies: with 4-bit weights, lane k / 8 of vector k % 8 (or of half a pair vector).
 inline int64_t place(int64_t k) {
@@ -44,11 +46,6 @@ struct Projection {  // (experts, rows, columns)
     const void* weight;
     const TYPE* scale;
     int64_t rows, columns;
-};
-
-template <int R, int T>
-struct Tile {
-    floats sums[R][T];
 };
 
 #if INT4
@@ -74,88 +71,108 @@ inline floats scales(const TYPE* from, int64_t columns_left) {
 #endif
 }
 
-// tile[row][token] = weight row . activations, 128 columns at a time
+// total[row][token] += 128 columns of weights times activations
 template <int R, int T>
-inline void multiply(const Projection& p, int64_t expert, int64_t row, const Operand* const* x, Tile<R, T>& tile) {
-    const int32_t* weight = (const int32_t*)p.weight + (expert * p.rows + row) * (p.columns / 8);
-    const TYPE* scale = p.scale + (expert * p.rows + row) * (p.columns / GROUP);
+inline void multiply_step(const ints* words, const floats* factor, const Operand* const* x, int64_t c, floats (*total)[T]) {
+    floats partial[R][T] = {};
 #if DOT
     // bfloat16 of -8..7; the table stands twice, so that the fifth bit of an index does not matter.
     const __m512i table = _mm512_broadcast_i64x4(_mm256_set_epi16(
         0x40e0, 0x40c0, 0x40a0, 0x4080, 0x4040, 0x4000, 0x3f80, 0, short(0xbf80), short(0xc000), short(0xc040),
         short(0xc080), short(0xc0a0), short(0xc0c0), short(0xc0e0), short(0xc100)));
-#endif
-    for (int64_t c = 0; c < p.columns; c += PAD) {
-        ints words[R];
-        floats partial[R][T] = {}, factor[R];
-        for (int r = 0; r < R; r++) {
-            const int32_t* from = weight + r * (p.columns / 8) + c / 8;
-            const TYPE* group = scale + r * (p.columns / GROUP) + c / GROUP;
-            if (PREFETCH) __builtin_prefetch((const char*)from + PREFETCH);
-            bool whole = c + PAD <= p.columns;
-            words[r] = whole ? packed_words(from, PAD) : packed_words(from, p.columns - c);
-            factor[r] = whole ? scales(group, PAD) : scales(group, p.columns - c);
-        }
-#if DOT
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            __m512bh w[R];
-            for (int r = 0; r < R; r++)
-                w[r] = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi32((__m512i)words[r], 4 * j), table);
-            for (int t = 0; t < T; t++) {
-                __m512bh operand = (__m512bh)_mm512_loadu_si512(x[t] + c + j * 2 * LANES);
-                for (int r = 0; r < R; r++)
-                    partial[r][t] = (floats)_mm512_dpbf16_ps((__m512)partial[r][t], w[r], operand);
-            }
-        }
-#else
-        for (int j = 0; j < 8; j++) {
-            floats w[R];
-            for (int r = 0; r < R; r++) w[r] = __builtin_convertvector((words[r] >> (4 * j) & 15) - 8, floats);
-            for (int t = 0; t < T; t++) {
-                floats operand = load(x[t] + c + j * LANES);
-                for (int r = 0; r < R; r++) partial[r][t] += w[r] * operand;
-            }
-        }
-#endif
+    for (int j = 0; j < 4; j++) {
+        __m512bh w[R];
         for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++) tile.sums[r][t] += partial[r][t] * factor[r];
+            w[r] = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi32((__m512i)words[r], 4 * j), table);
+        for (int t = 0; t < T; t++) {
+            __m512bh operand = (__m512bh)_mm512_loadu_si512(x[t] + c + j * 2 * LANES);
+            for (int r = 0; r < R; r++) partial[r][t] = (floats)_mm512_dpbf16_ps((__m512)partial[r][t], w[r], operand);
+        }
     }
+#else
+    for (int j = 0; j < 8; j++) {
+        floats w[R];
+        for (int r = 0; r < R; r++) w[r] = __builtin_convertvector((words[r] >> (4 * j) & 15) - 8, floats);
+        for (int t = 0; t < T; t++) {
+            floats operand = load(x[t] + c + j * LANES);
+            for (int r = 0; r < R; r++) partial[r][t] += w[r] * operand;
+        }
+    }
+#endif
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) total[r][t] += partial[r][t] * factor[r];
+}
+
+// products[row][token] = weight row . activations
+template <int R, int T>
+inline void multiply(const Projection& p, int64_t expert, int64_t row, const Operand* const* x, float (*products)[TOKENS]) {
+    const int64_t words_wide = p.columns / 8, groups_wide = p.columns / GROUP;
+    const int32_t* weight = (const int32_t*)p.weight + (expert * p.rows + row) * words_wide;
+    const TYPE* scale = p.scale + (expert * p.rows + row) * groups_wide;
+    floats total[R][T] = {}, factor[R];
+    ints words[R];
+    int64_t c = 0;
+    for (; c + PAD <= p.columns; c += PAD) {
+        for (int r = 0; r < R; r++) {
+            const int32_t* from = weight + r * words_wide + c / 8;
+            if (PREFETCH) __builtin_prefetch((const char*)from + PREFETCH);
+            words[r] = packed_words(from, PAD);
+            factor[r] = scales(scale + r * groups_wide + c / GROUP, PAD);
+        }
+        multiply_step<R, T>(words, factor, x, c, total);
+    }
+    if (c < p.columns) {
+        for (int r = 0; r < R; r++) {
+            words[r] = packed_words(weight + r * words_wide + c / 8, p.columns - c);
+            factor[r] = scales(scale + r * groups_wide + c / GROUP, p.columns - c);
+        }
+        multiply_step<R, T>(words, factor, x, c, total);
+    }
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) products[r][t] = sum(total[r][t]);
 }
 #else
-// tile[row][token] = weight row . activations
+constexpr int STEP = DOT ? 2 * LANES : LANES;
+
+// total[row][token] += STEP columns of weights times activations
 template <int R, int T>
-inline void multiply(const Projection& p, int64_t expert, int64_t row, const Operand* const* x, Tile<R, T>& tile) {
-    constexpr int STEP = DOT ? 2 * LANES : LANES;
-    const TYPE* weight = (const TYPE*)p.weight + (expert * p.rows + row) * p.columns;
-    for (int64_t c = 0; c < p.columns; c += STEP) {
-        const TYPE* from[R];
-        TYPE rest[R][STEP];
-        for (int r = 0; r < R; r++) {
-            from[r] = weight + r * p.columns + c;
-            if (PREFETCH) __builtin_prefetch((const char*)from[r] + PREFETCH);
-            if (c + STEP <= p.columns) continue;
-            memset(rest[r], 0, sizeof rest[r]);
-            memcpy(rest[r], from[r], size_t(p.columns - c) * sizeof(TYPE));
-            from[r] = rest[r];
-        }
+inline void multiply_step(const TYPE* weight, int64_t next, const Operand* const* x, int64_t c, floats (*total)[T]) {
 #if DOT
-        __m512bh w[R];
-        for (int r = 0; r < R; r++) w[r] = (__m512bh)_mm512_loadu_si512(from[r]);
-        for (int t = 0; t < T; t++) {
-            __m512bh operand = (__m512bh)_mm512_loadu_si512(x[t] + c);
-            for (int r = 0; r < R; r++)
-                tile.sums[r][t] = (floats)_mm512_dpbf16_ps((__m512)tile.sums[r][t], w[r], operand);
-        }
-#else
-        floats w[R];
-        for (int r = 0; r < R; r++) w[r] = load(from[r]);
-        for (int t = 0; t < T; t++) {
-            floats operand = load(x[t] + c);
-            for (int r = 0; r < R; r++) tile.sums[r][t] += w[r] * operand;
-        }
-#endif
+    __m512bh w[R];
+    for (int r = 0; r < R; r++) w[r] = (__m512bh)_mm512_loadu_si512(weight + r * next);
+    for (int t = 0; t < T; t++) {
+        __m512bh operand = (__m512bh)_mm512_loadu_si512(x[t] + c);
+        for (int r = 0; r < R; r++) total[r][t] = (floats)_mm512_dpbf16_ps((__m512)total[r][t], w[r], operand);
     }
+#else
+    floats w[R];
+    for (int r = 0; r < R; r++) w[r] = load(weight + r * next);
+    for (int t = 0; t < T; t++) {
+        floats operand = load(x[t] + c);
+        for (int r = 0; r < R; r++) total[r][t] += w[r] * operand;
+    }
+#endif
+}
+
+// products[row][token] = weight row . activations
+template <int R, int T>
+inline void multiply(const Projection& p, int64_t expert, int64_t row, const Operand* const* x, float (*products)[TOKENS]) {
+    const TYPE* weight = (const TYPE*)p.weight + (expert * p.rows + row) * p.columns;
+    floats total[R][T] = {};
+    int64_t c = 0;
+    for (; c + STEP <= p.columns; c += STEP) {
+        if (PREFETCH)
+            for (int r = 0; r < R; r++) __builtin_prefetch((const char*)(weight + r * p.columns + c) + PREFETCH);
+        multiply_step<R, T>(weight + c, p.columns, x, c, total);
+    }
+    if (c < p.columns) {
+        TYPE rest[R][STEP] = {};
+        for (int r = 0; r < R; r++) memcpy(rest[r], weight + r * p.columns + c, size_t(p.columns - c) * sizeof(TYPE));
+        multiply_step<R, T>(rest[0], STEP, x, c, total);
+    }
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) products[r][t] = sum(total[r][t]);
 }
 #endif
 
@@ -171,16 +188,9 @@ inline void with_width(int n, Body body) {
 template <int T>
 inline void multiply_rows(const Projection& p, int64_t expert, int64_t first, int64_t last, const Operand* const* x,
                           float (*products)[TOKENS]) {
-    auto tile_of = [&](auto height, int64_t row) {
-        constexpr int R = decltype(height)::value;
-        Tile<R, T> tile = {};
-        multiply<R, T>(p, expert, row, x, tile);
-        for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++) products[row - first + r][t] = sum(tile.sums[r][t]);
-    };
     int64_t row = first;
-    for (; row + ROWS <= last; row += ROWS) tile_of(std::integral_constant<int, ROWS>(), row);
-    for (; row < last; row++) tile_of(std::integral_constant<int, 1>(), row);
+    for (; row + ROWS <= last; row += ROWS) multiply<ROWS, T>(p, expert, row, x, products + row - first);
+    for (; row < last; row++) multiply<1, T>(p, expert, row, x, products + row - first);
 }
 
 struct Routing {  // choices (token, k) in order of their expert

@@ -60,39 +60,11 @@ inline floats load_vector(const T* from) {
     return load(from);
 }
 
-inline void write(float* to, floats x) { store(to, x); }
-inline void write(bfloat16* to, floats x) {
-#ifdef __AVX512BF16__
-    __m256bh rounded = _mm512_cvtneps_pbh((__m512)x);
-    memcpy((void*)to, &rounded, sizeof rounded);
-#else
-    for (int i = 0; i < LANES; i++) from_float(to[i], x[i]);
-#endif
-}
-#ifdef __FLT16_MAX__
-inline void write(_Float16* to, floats x) {
-#ifdef __AVX512F__
-    __m256i rounded = _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    memcpy((void*)to, &rounded, sizeof rounded);
-#else
-    for (int i = 0; i < LANES; i++) from_float(to[i], x[i]);
-#endif
-}
-#endif
-
 // Write the sums of M rows, of which `columns` are within y.
 template <int M>
 inline void finish(const floats (&total)[M][VECTORS], STORED* y, int64_t n, int64_t columns) {
     for (int i = 0; i < M; i++)
-        for (int j = 0; j < VECTORS; j++) {
-            if (columns >= (j + 1) * LANES) {
-                write(y + i * n + j * LANES, total[i][j]);
-                continue;
-            }
-            STORED part[LANES];
-            write(part, total[i][j]);
-            if (columns > j * LANES) memcpy((void*)(y + i * n + j * LANES), part, (columns - j * LANES) * sizeof(STORED));
-        }
+        for (int j = 0; j < VECTORS; j++) store(y + i * n + j * LANES, total[i][j], columns - j * LANES);
 }
 
 #if WEIGHT_BITS == 4

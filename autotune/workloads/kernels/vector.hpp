@@ -57,6 +57,14 @@ inline floats load(const bfloat16* from) {
 }
 
 inline void store(float* to, floats x) { memcpy(to, &x, sizeof x); }
+inline void store(bfloat16* to, floats x) {
+#ifdef __AVX512BF16__
+    __m256bh rounded = _mm512_cvtneps_pbh((__m512)x);
+    memcpy((void*)to, &rounded, sizeof rounded);
+#else
+    for (int i = 0; i < LANES; i++) from_float(to[i], x[i]);
+#endif
+}
 
 #ifdef __FLT16_MAX__
 inline float to_float(_Float16 x) { return float(x); }
@@ -70,7 +78,32 @@ inline floats load(const _Float16* from) {
     return x;
 #endif
 }
+inline void store(_Float16* to, floats x) {
+#ifdef __AVX512F__
+    __m256i rounded = _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    memcpy((void*)to, &rounded, sizeof rounded);
+#else
+    for (int i = 0; i < LANES; i++) from_float(to[i], x[i]);
 #endif
+}
+#endif
+
+// The first `count` elements, at most LANES of them; zeros in the lanes beyond.
+template <typename T>
+inline floats load(const T* from, int64_t count) {
+    if (count >= LANES) return load(from);
+    T part[LANES] = {};
+    memcpy((void*)part, from, count * sizeof(T));
+    return load(part);
+}
+
+template <typename T>
+inline void store(T* to, floats x, int64_t count) {
+    if (count >= LANES) return store(to, x);
+    T part[LANES];
+    store(part, x);
+    if (count > 0) memcpy((void*)to, part, count * sizeof(T));
+}
 
 inline floats fold(floats a, floats b, ints low, ints high) {
     return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
@@ -108,9 +141,9 @@ inline void transpose(words* x) {
 }
 
 inline float sum(floats x) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += x[i];
-    return total;
+    const ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (int half = LANES / 2; half > 0; half /= 2) x += __builtin_shuffle(x, lane ^ half);
+    return x[0];
 }
 
 // exp for x <= 0, within 2 units in the last place: 2^n times a degree-6 polynomial (Cephes' expf).

@@ -1,0 +1,151 @@
+"""`rms_norm`: y = x / sqrt(mean(x^2) + epsilon) * weight, of a sum where a residual is added first.
+
+With `residual = "add"` the inputs are x and the residual, the outputs y and the sum of both, which is the next
+residual (Zhang and Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from autotune.errors import UnknownNameError, UsageError
+from autotune.workloads.base import Cost, Workload
+from autotune.workloads.inductor import compile_with_inductor
+from autotune.workloads.native import STORAGE_TYPES, address, compile_kernel
+from autotune.workloads.random_inputs import random_activations
+from autotune.workloads.threads import with_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from autotune.space.problem import Problem
+    from autotune.workloads.base import Kernel, Tensors
+
+    Output = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+
+EPSILON = 1e-6
+"""As in Llama, Qwen and DeepSeek models, give or take a power of ten; it changes neither speed nor error."""
+
+
+class RmsNorm(Workload):
+    """Root-mean-square norm over rows, with or without adding a residual."""
+
+    name = "rms_norm"
+
+    def weights(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
+        """A weight (hidden,) around 1."""
+        generator = torch.Generator().manual_seed(seed)
+        weight = 1 + 0.1 * torch.randn(problem["hidden"], generator=generator)
+        return {"weight": weight.to(_dtype(problem)).to(device)}
+
+    def weight_names(self, problem: Problem) -> tuple[str, ...]:  # noqa: ARG002 - contract
+        """`weight`."""
+        return ("weight",)
+
+    def activations(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
+        """x (rows, hidden), and with a residual the residual of the same shape."""
+        generator = torch.Generator().manual_seed(seed)
+        names = ("x", "residual") if problem["residual"] == "add" else ("x",)
+        shape = (problem["rows"], problem["hidden"])
+        return {name: random_activations(shape, _dtype(problem), generator).to(device) for name in names}
+
+    def reference(self, problem: Problem, weights: Tensors, activations: Tensors) -> Output:  # noqa: ARG002
+        """In float64."""
+        inputs = [tensor.double() for tensor in activations.values()]
+        total = sum(inputs[1:], start=inputs[0])
+        y = total * torch.rsqrt(total.square().mean(-1, keepdim=True) + EPSILON) * weights["weight"].double()
+        return (y, total) if len(inputs) > 1 else y
+
+    def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+        """One of the implementations that `search_spaces/rms_norm.toml` declares."""
+        implementation, threads = configuration["implementation"], configuration["threads"]
+        if implementation not in _NORMS and implementation not in ("inductor", "native"):
+            raise UnknownNameError(
+                "implementation of rms_norm", implementation, [*_NORMS, "inductor", "native"]
+            )
+        weight = weights["weight"]
+        if implementation == "native":
+            return _native(problem, weight, threads)
+        norm = _adding(_NORMS.get(implementation, _unfused), weight)
+        if implementation == "inductor":
+            return compile_with_inductor(norm, list(self.activations(problem, seed=0).values()), threads)
+        return with_threads(norm, threads)
+
+    def cost(self, problem: Problem) -> Cost:
+        """Square, sum, scale and weigh, and add the residual; inputs, outputs and the weight once."""
+        elements, added = problem["rows"] * problem["hidden"], problem["residual"] == "add"
+        size = _dtype(problem).itemsize
+        moved = (4 if added else 2) * elements + problem["hidden"]
+        return Cost((5 if added else 4) * elements, moved * size, problem["dtype"])
+
+
+def _dtype(problem: Problem) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, problem["dtype"])
+    return dtype
+
+
+def _unfused(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """As Hugging Face models write it."""
+    upcast = x.float()
+    variance = upcast.pow(2).mean(-1, keepdim=True)
+    return weight * (upcast * torch.rsqrt(variance + EPSILON)).to(x.dtype)
+
+
+def _fused(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.rms_norm(x, (x.shape[-1],), weight, EPSILON)
+
+
+_NORMS = {"eager": _unfused, "torch": _fused}
+
+
+def _adding(
+    norm: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], weight: torch.Tensor
+) -> Callable[..., Output]:
+    """`norm` of one input, or of the sum of two, which is returned too."""
+
+    def run(x: torch.Tensor, residual: torch.Tensor | None = None) -> Output:
+        if residual is None:
+            return norm(x, weight)
+        total = residual + x
+        return norm(total, weight), total
+
+    return run
+
+
+def _native(problem: Problem, weight: torch.Tensor, threads: int) -> Kernel:
+    """Our own C++ kernel: everything in one pass."""
+    library = compile_kernel("rms_norm.cpp", {"STORED": STORAGE_TYPES[problem["dtype"]]})
+    function = library.rms_norm
+    function.argtypes = (ctypes.c_void_p,) * 5 + (ctypes.c_int64,) * 2 + (ctypes.c_float, ctypes.c_int64)
+    function.restype = None
+    rows, hidden, dtype = problem["rows"], problem["hidden"], _dtype(problem)
+    shape, weight = torch.Size((rows, hidden)), weight.contiguous()
+
+    def run(x: torch.Tensor, residual: torch.Tensor | None = None) -> Output:
+        for given in (x,) if residual is None else (x, residual):
+            if given.shape != shape or given.dtype != dtype:
+                found = f"{given.dtype} {tuple(given.shape)}"
+                raise UsageError(f"rms_norm: an input is {found}; expected {dtype} {tuple(shape)}")
+        x = x.contiguous()
+        y = torch.empty(shape, dtype=dtype)
+        if residual is None:
+            total = None
+        else:
+            residual, total = residual.contiguous(), torch.empty(shape, dtype=dtype)
+        function(
+            x.data_ptr(),
+            address(residual),
+            weight.data_ptr(),
+            y.data_ptr(),
+            address(total),
+            rows,
+            hidden,
+            EPSILON,
+            threads,
+        )
+        return y if total is None else (y, total)
+
+    return run
