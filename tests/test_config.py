@@ -4,13 +4,11 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
 from autotune import paths
 from autotune.config import load_settings, settings_files
 from autotune.errors import ConfigError, UnknownNameError, UsageError
-from autotune.worker.worker import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,11 +52,6 @@ def rejected(write: Write, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], s
         return message.removeprefix(f"{path}: ")
 
     return rejected
-
-
-def test_limits_of_the_worker_are_all_settable(folder: Path) -> None:
-    limits = load_settings().worker.limits
-    assert Limits(**msgspec.to_builtins(limits)) == Limits()
 
 
 def test_without_files_every_key_is_at_its_default(folder: Path) -> None:

@@ -140,8 +140,8 @@ def load_model(name_or_path: str) -> Geometry:
         return read_geometry(os.path.join(path, "config.json"))
     if os.path.lexists(path):
         return read_geometry(path)
-    # `moonshotai/Kimi-K2.5` is how the hub calls the model shipped as `kimi-k2.5`; another publisher's model of
-    # the same name may be quantised otherwise, so this is a hint and no more.
+    # `moonshotai/Kimi-K2.5` is how the hub calls the model shipped as `kimi-k2.5`; another publisher's model
+    # of the same name may be quantised otherwise, so this is a hint and no more.
     last = os.path.basename(name_or_path.rstrip(os.sep)).lower()
     if last in shipped:
         raise ModelError(f"unknown model {name_or_path!r}; did you mean {last}?")

@@ -130,7 +130,7 @@ def plan(
         if phase not in PHASES:
             raise UnknownNameError("phase", phase, PHASES)
     part = share(geometry, tp, ep)
-    declared = {workload: declaration(workload).dimensions for workload in WORKLOADS}
+    declared = {workload: declaration(workload).dimensions or {} for workload in WORKLOADS}
     steps = [
         _Step(geometry, part, batch, batch, context, "decode", declared)
         for batch in batches
@@ -215,8 +215,10 @@ def _latent_attention(step: _Step, mla: Mla) -> Iterator[PlannedProblem]:
         yield step.linear("q_b", layers, query, mla.q_lora_rank, stored)
     yield step.norm("kv_a norm", layers, step.rows, mla.kv_lora_rank)
     kv_b = step.linear("kv_b", layers, heads * (mla.qk_nope + mla.v_dim), mla.kv_lora_rank, stored)
-    yield replace(kv_b, note=_joined(kv_b.note, "absorbed decoding computes it inside mla_decode"))
-    if step.phase == "decode":
+    if step.phase == "prefill":
+        yield kv_b
+    else:
+        yield replace(kv_b, note=_joined(kv_b.note, "absorbed decoding computes it inside mla_decode"))
         yield step.problem(
             "mla_decode",
             "attention",

@@ -67,8 +67,9 @@ def _attention(p: Problem) -> Work:
 
 def _rms_norm(p: Problem) -> Work:
     elements = p["rows"] * p["hidden"]
-    passes = 4 if p["residual"] == "add" else 2
-    return Work(4 * elements, (passes * elements + p["hidden"]) * BYTES[p["dtype"]])
+    adds = p["residual"] == "add"
+    passes = 4 if adds else 2
+    return Work((4 + adds) * elements, (passes * elements + p["hidden"]) * BYTES[p["dtype"]])
 
 
 def _silu_and_mul(p: Problem) -> Work:

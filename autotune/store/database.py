@@ -140,9 +140,10 @@ def faults(connection: sqlite3.Connection, *, thorough: bool, most: int = 10) ->
         pragma = "integrity_check" if thorough else "quick_check"
         found = [str(row[0]) for row in connection.execute(f"PRAGMA {pragma}({int(most)})")]
         if thorough and found == ["ok"]:
+            found += _content_faults(connection)
+        if thorough and found == ["ok"]:
             violations = connection.execute("PRAGMA foreign_key_check").fetchmany(most)
             found += [f"{row[0]} row {row[1]}: names a {row[2]} that is missing" for row in violations]
-            found += _content_faults(connection)
     except DATABASE_ERRORS as error:
         if not is_damage(error):
             raise

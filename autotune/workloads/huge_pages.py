@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PAGE_BYTES = 2 << 20
 """On x86-64, and on Arm with pages of 4 KiB."""
 
-# From <sys/mman.h>: ask for huge pages, fault all in (Linux 5.14), and merge what small pages there are (6.1).
+# From <sys/mman.h>: ask for huge pages, fault all in (Linux 5.14), merge what small pages there are (6.1).
 _ADVICES = (14, 23, 25)
 
 
@@ -47,4 +47,4 @@ def _madvise() -> Callable[[int, int, int], int]:
     function = ctypes.CDLL(None).madvise
     function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     function.restype = ctypes.c_int
-    return function  # type: ignore[no-any-return]  # ctypes has no types
+    return function

@@ -1,8 +1,8 @@
 """`linear`: y = x @ w.T, the dense layer.
 
 A checkpoint stores the weight either as `native`, {"weight": (n, k)} in the problem's type, or as `int4_g32`,
-{"weight_packed": int32 (n, k / 8), "weight_scale": (n, k / 32) in the problem's type}: symmetric 4-bit values in
-groups of 32, as compressed-tensors' `pack-quantized` format has them (see `autotune.workloads.int4`).
+{"weight_packed": int32 (n, k / 8), "weight_scale": (n, k / 32) in the problem's type}: symmetric 4-bit values
+in groups of 32, as compressed-tensors' `pack-quantized` format has them (see `autotune.workloads.int4`).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Linear(Workload):
         """The product in float64 of exactly the stored weights."""
         x = activations["x"].double()
         rows = _rows_per_block(problem["k"])
-        blocks = zip(*(weight.split(rows) for weight in weights.values()), strict=True)
+        blocks = zip(*(torch.split(weight, rows) for weight in weights.values()), strict=True)
         return torch.cat([x @ _exact(*block).T for block in blocks], dim=1)
 
     def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
@@ -91,9 +91,7 @@ class Linear(Workload):
 
 def _check(problem: Problem) -> None:
     if problem["weight_format"] == INT4 and problem["k"] % GROUP:
-        raise ProblemError(
-            f"{problem}: k={problem['k']} is not a multiple of {GROUP}, the group size of weight_format={INT4}"
-        )
+        raise ProblemError(f"{problem}: k is not a multiple of {GROUP}, the group size of {INT4}")
 
 
 def _dtype(problem: Problem) -> torch.dtype:
@@ -105,11 +103,9 @@ def _rows_per_block(k: int) -> int:
     return max(1, REFERENCE_BLOCK // k)
 
 
-def _exact(*weight: torch.Tensor) -> torch.Tensor:
+def _exact(weight: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
     """The weight in float64, which holds a 4-bit value times its scale exactly."""
-    if len(weight) == 1:
-        return weight[0].double()
-    return unpack_int4_g32(*weight, torch.float64)
+    return weight.double() if scale is None else unpack_int4_g32(weight, scale, torch.float64)
 
 
 def _dense(problem: Problem, weights: Tensors, dtype: torch.dtype) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""`linear` by our own C++ kernel: weights packed tile by tile, so that each call reads them once, front to back.
+"""`linear` by our own C++ kernel: weights packed tile by tile, so that a call reads them once, front to back.
 
 It computes what oneDNN's packed product computes, in the same order of tiles (Goto and van de Geijn, ACM TOMS
 34(3), 2008, without blocking along k: with few rows the weights are the traffic). What it gains over oneDNN
@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autotune.errors import UsageError
 from autotune.workloads.huge_pages import empty_in_huge_pages
 from autotune.workloads.int4 import GROUP, int4_steps
-from autotune.workloads.native import STORAGE_TYPES, compile_kernel
+from autotune.workloads.native import STORAGE_TYPES, accepted, compile_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,15 +129,21 @@ def _kernel(
     library.linear.restype = None
     linear, threads = library.linear, configuration["threads"]
     workspace_bytes = library.linear_workspace(m, k)
-    shape = torch.Size((m, k))
+    shape, count = torch.Size((m, k)), m * k
+    spare: list[torch.Tensor] = []
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        if x.shape != shape or x.dtype != dtype:
-            raise UsageError(f"linear: x is {x.dtype} {tuple(x.shape)}; expected {dtype} {tuple(shape)}")
-        x = x.contiguous()
+        # What is needed for safety; comparing shapes takes 5 us with cold caches.
+        if x.numel() != count or x.dtype is not dtype or not x.is_contiguous():
+            x = accepted(x, shape, dtype, "linear: x")
         y = torch.empty(m, n, dtype=dtype)
-        workspace = torch.empty(workspace_bytes, dtype=torch.uint8)
+        if not workspace_bytes:
+            linear(x.data_ptr(), packed.data_ptr(), y.data_ptr(), 0, m, n, k, threads)
+            return y
+        # Each call under way has its own; with cold caches an allocation takes 25 us.
+        workspace = spare.pop() if spare else torch.empty(workspace_bytes, dtype=torch.uint8)
         linear(x.data_ptr(), packed.data_ptr(), y.data_ptr(), workspace.data_ptr(), m, n, k, threads)
+        spare.append(workspace)
         return y
 
     return run

@@ -35,7 +35,9 @@ def build_int8_dynamic(problem: Problem, configuration: Mapping[str, Any], weigh
     def run(x: torch.Tensor) -> torch.Tensor:
         rows, row_scale = _to_int8(x.float())
         # oneDNN takes one scale for all rows: it is 1, and each row's own is applied to the result.
-        y = multiply(rows, 1.0, 0, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+        y: torch.Tensor = multiply(
+            rows, 1.0, 0, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
         return y.mul_(row_scale).to(x.dtype)
 
     return with_threads(run, configuration["threads"])

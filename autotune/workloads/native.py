@@ -92,6 +92,18 @@ def address(tensor: torch.Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
+def accepted(tensor: torch.Tensor, shape: torch.Size, dtype: torch.dtype, what: str) -> torch.Tensor:
+    """`tensor`, contiguous.
+
+    Raises:
+        UsageError: it is of another shape or type than the kernel was compiled for.
+    """
+    if tensor.shape != shape or tensor.dtype != dtype:
+        found, expected = f"{tensor.dtype} {tuple(tensor.shape)}", f"{dtype} {tuple(shape)}"
+        raise UsageError(f"{what} is {found}; expected {expected}")
+    return tensor.contiguous()
+
+
 @functools.lru_cache(maxsize=1)
 def _compiler() -> tuple[str, str]:
     """The compiler's path and its version."""

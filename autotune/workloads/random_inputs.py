@@ -7,12 +7,12 @@ import math
 import torch
 
 BLOCK = (1 << 22) - 3
-"""Normal random numbers drawn for one tensor: 20480 x 7168 of them would take seconds. Larger tensors repeat the
-block under other scales; its odd length keeps rows of the usual widths from repeating each other in step."""
+"""Normal random numbers drawn for one tensor: 20480 x 7168 of them would take seconds. Larger tensors repeat
+the block under other scales; its odd length keeps rows of usual widths from repeating each other in step."""
 OUTLIER_SHARE = 1 / 256
 OUTLIER_SCALE = 8.0
-"""A few channels of a model's activations are far larger than the rest (Dettmers et al., "LLM.int8()", NeurIPS
-2022): it is what rounding activations to 8 bits suffers from."""
+"""A few channels of a model's activations are far larger than the rest (Dettmers et al., "LLM.int8()",
+NeurIPS 2022): it is what rounding activations to 8 bits suffers from."""
 
 
 def random_weight(
@@ -31,7 +31,7 @@ def random_weight(
     if count <= BLOCK:
         return block.view(shape)
     weight = torch.empty(count, dtype=dtype)
-    parts = weight.split(BLOCK)
+    parts = torch.split(weight, BLOCK)
     factors = (1 + 0.2 * torch.rand(len(parts), generator=generator)).tolist()
     for part, factor in zip(parts, factors, strict=True):
         torch.mul(block[: len(part)], factor, out=part)

@@ -14,6 +14,7 @@ from autotune.space.plan import PlannedProblem, most_valuable_first, plan
 from autotune.space.problem import Problem
 from autotune.space.quantization import WeightFormat
 from autotune.space.work import estimated_bytes, estimated_work
+from autotune.workloads.registry import workload
 
 KIMI = load_model("kimi-k2.5")
 LLAMA = load_model("llama-3.1-8b")
@@ -354,6 +355,15 @@ def test_all_planned_problems_have_work(name: str) -> None:
     for one in plan(load_model(name), context=128, phases=["decode", "prefill"]):
         assert estimated_work(one.problem).flops > 0
         assert estimated_bytes(one.problem) > 0
+
+
+@pytest.mark.parametrize("name", ["kimi-k2.5", "llama-3.1-8b"])
+def test_estimates_agree_with_the_workloads_own_figures(name: str) -> None:
+    # The workload counts the experts that its skewed routing really touches: a tenth less than an even one.
+    for one in plan(load_model(name), tp=8):
+        cost, work = workload(one.problem.workload).cost(one.problem), estimated_work(one.problem)
+        assert work.bytes == pytest.approx(cost.bytes, rel=0.15)
+        assert work.flops == pytest.approx(cost.flops, rel=0.01)
 
 
 def test_work_of_a_workload_of_ones_own_is_not_known() -> None:

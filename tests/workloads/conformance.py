@@ -5,8 +5,8 @@
         problems = ({"m": 1, "n": 48, "k": 64}, {"m": 5, "n": 35, "k": 33, "dtype": "float32"})
         lossy_errors = {"int4_weight_only": 0.2}
 
-Configurations come from the workload's own search space on this machine: each implementation is built for each
-problem that it is offered for, and each value of its settings at least once.
+Configurations come from the workload's own search space on this machine: each implementation is built for
+each problem that it is offered for, and each value of its settings at least once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import pytest
 import torch
 
 from autotune.fingerprint.cpu import cpu_facts
@@ -94,7 +93,7 @@ class Conformance:
         return [case for problem in cls.declared_problems() for case in _covering(problem, seen, cls.slow)]
 
     def test_a_configuration_computes_the_reference(self, case: Case) -> None:
-        """With poisoned allocations, on fresh inputs, no less exactly than the baseline unless it is lossy."""
+        """Poisoned allocations, fresh inputs: no less exact than the baseline, unless it is lossy."""
         error = _error(case)
         if case.is_lossy:
             assert error <= self.lossy_errors[case.implementation]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 from conformance import Conformance
 
 
@@ -16,7 +18,7 @@ class TestLinear(Conformance):
         {"m": 6, "n": 33, "k": 47, "dtype": "float32"},
         {"m": 2, "n": 64, "k": 64, "dtype": "float32", "weight_format": "int4_g32"},
     )
-    lossy_errors = {
+    lossy_errors: ClassVar = {
         "int8_dynamic": 0.05,
         "int8_weight_only": 0.02,
         "int4_weight_only": 0.15,

@@ -73,5 +73,5 @@ def test_popular_experts_stay_popular_with_another_seed() -> None:
     ],
 )
 def test_expected_hits_are_what_draws_give(tokens: int, experts: int, top_k: int, exponent: float) -> None:
-    hits = [len(draw_routing(tokens, experts, top_k, exponent, seed)[0].unique()) for seed in range(200)]
-    assert expected_hits(tokens, experts, top_k, exponent) == pytest.approx(sum(hits) / len(hits), rel=0.02)
+    hits = [len(draw_routing(tokens, experts, top_k, exponent, seed)[0].unique()) for seed in range(60)]
+    assert expected_hits(tokens, experts, top_k, exponent) == pytest.approx(sum(hits) / len(hits), rel=0.03)

@@ -54,6 +54,13 @@ inline words load_words(const void* from) {
     return w;
 }
 
+// A single row of x is used where it lies, aligned to its own type alone.
+inline Element at(const Element* x, int64_t i) {
+    Element e;
+    memcpy(&e, (const char*)x + i * int64_t(sizeof e), sizeof e);
+    return e;
+}
+
 inline words load_vector(const bfloat16* from) { return load_words(from); }
 template <typename T>
 inline floats load_vector(const T* from) {
@@ -91,7 +98,7 @@ inline void tile(const Element* x, const float* group_sums, const Weights* w, ST
                 Vector v[VECTORS];
                 UNROLL for (int j = 0; j < VECTORS; j++) unpack(v[j], packed[j], r);
                 UNROLL for (int i = 0; i < M; i++) UNROLL for (int j = 0; j < VECTORS; j++)
-                    sum[i][j] = multiply_add(sum[i][j], v[j], x[(q * STEPS + r) * M + i]);
+                    sum[i][j] = multiply_add(sum[i][j], v[j], at(x, (q * STEPS + r) * M + i));
             }
         }
         UNROLL for (int j = 0; j < VECTORS; j++) {
@@ -118,7 +125,7 @@ inline void tile(const Element* x, const float*, const Weights* w, STORED* y, in
             Vector v[VECTORS];
             UNROLL for (int j = 0; j < VECTORS; j++) v[j] = load_vector(w + (s * TILE_N + j * LANES) * STEP);
             UNROLL for (int i = 0; i < M; i++) {
-                const Element e = x[s * M + i];
+                const Element e = at(x, s * M + i);
                 UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = multiply_add(sum[i][j], v[j], e);
             }
         }
@@ -152,22 +159,30 @@ void pack_row(const STORED* x, Element* packed, float* group_sums, int64_t m, in
     }
 }
 
+// Whether x is as the kernel takes it: pairs, or floats, of one row.
+inline bool is_packed(int64_t m, int64_t k) {
+    return m == 1 && sizeof(Element) == STEP * sizeof(STORED) && k % STEP == 0 && WEIGHT_BITS != 4;
+}
+
 }  // namespace
 
-// Bytes that `linear` needs in `workspace`.
+// Bytes that `linear` needs in `workspace`; where it needs none, null will do.
 extern "C" int64_t linear_workspace(int64_t m, int64_t k) {
+    if (is_packed(m, k)) return 0;
     return m * ((k + STEP - 1) / STEP * sizeof(Element) + (WEIGHT_BITS == 4 ? k / GROUP * sizeof(float) : 0));
 }
 
 extern "C" void linear(const STORED* x, const Weights* w, STORED* y, char* workspace, int64_t m, int64_t n, int64_t k, int64_t threads) {
     const int64_t steps = (k + STEP - 1) / STEP, groups = k / GROUP, tiles = (n + TILE_N - 1) / TILE_N;
     const int64_t tile_size = WEIGHT_BITS == 4 ? groups * int64_t(TILE_N * (sizeof(STORED) + GROUP / 2)) : steps * STEP * TILE_N;
-    Element* packed = (Element*)workspace;
-    float* sums = (float*)(packed + m * steps);
+    Element* to = (Element*)workspace;
+    float* sums = (float*)(to + m * steps);
+    const bool ready = is_packed(m, k);
+    const Element* packed = ready ? (const Element*)x : to;
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
     {
 #pragma omp for schedule(static)
-        for (int64_t row = 0; row < m; row++) pack_row(x, packed, sums, m, k, steps, row);
+        for (int64_t row = 0; row < (ready ? 0 : m); row++) pack_row(x, to, sums, m, k, steps, row);
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < tiles; t++) {
             const int64_t column = t * TILE_N;
