@@ -81,7 +81,7 @@ def _tune(
     from autotune.cli.progress import Display
     from autotune.cli.worker import make_worker
     from autotune.config import load_settings
-    from autotune.fingerprint import device_named
+    from autotune.fingerprint import probe
     from autotune.measure.comparison import Rules
     from autotune.search.study import Budget as StudyBudget
     from autotune.search.tuning import Tuner
@@ -89,8 +89,9 @@ def _tune(
 
     settings = load_settings()
     measure = settings.measure
+    host = probe().devices
     # The stock workloads have no implementation for another device yet.
-    device = device_named("cpu")
+    device = next(device for device in host if device.kind == "cpu")
     study_seconds = settings.study.budget_seconds
     if seconds is not None and len(problems) == 1:
         study_seconds = seconds
@@ -105,6 +106,7 @@ def _tune(
         total = seconds if seconds is not None else study_seconds * len(problems)
         with Display(total, len(problems), show) as display:
             try:
+                history.record_devices(host)
                 tuner = Tuner(history, worker, device, rules, seed)
                 for outcome in tuner.tune_all(
                     problems, goal, budget, total, again=again, observe=display.update

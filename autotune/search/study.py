@@ -24,6 +24,7 @@ from autotune.search.final import (
     INCUMBENT,
     Contender,
     Final,
+    pareto_front,
     select_finalists,
     trial_slot,
 )
@@ -291,13 +292,17 @@ class Study:
     def _decide(self) -> Winner:
         """The interleaved final, and the record of what it decided."""
         self._report(phase="deciding")
-        incumbent = self._incumbent()
+        before = self._current_winner()
+        incumbent = self._incumbent(before)
         excluded = [self.space.baseline, *([incumbent.configuration] if incumbent else [])]
         finalists = [Contender.of(t) for t in select_finalists(self._trials, self.accurate, excluded)]
         final = Final(self.worker, self.rules, self.accurate, self.seed)
         remaining = self.budget.seconds - self.progress.elapsed_seconds
         seconds = max(remaining, self.budget.seconds * self.budget.final_share)
         choices = final.decide(self.baseline, incumbent, finalists, seconds)
+        if self.key.max_error is None and before is not None:
+            # This study tried nothing that loses accuracy: what another one proved of such still holds.
+            choices = pareto_front([*choices, *(c for c in before.choices if c.error > self.accurate)])
         limit_ns = self._limit_ns(self._prepared, choices[0].latency_ns)
         problem = self.space.problem
         return Winner(
@@ -317,10 +322,12 @@ class Study:
             decided_at=time.time(),
         )
 
-    def _incumbent(self) -> Contender | None:
-        """The present winner as it stands today: built anew, its error measured anew."""
+    def _current_winner(self) -> Winner | None:
         key = self.key
-        winner = self.history.incumbent(key.device, key.stack, key.workload, key.problem, key.objective)
+        return self.history.incumbent(key.device, key.stack, key.workload, key.problem, key.objective)
+
+    def _incumbent(self, winner: Winner | None) -> Contender | None:
+        """The present winner as it stands today: built anew, its error measured anew."""
         if winner is None or winner.choices[0].is_baseline:
             return None
         configuration = winner.choices[0].configuration

@@ -55,7 +55,7 @@ class Linear(Workload):
         block = pack_int4_g32(random_weight((min(n, _rows_per_block(k)), k), k**-0.5, dtype, generator))
         repeats = -(-n // len(block[0]))
         packed, scale = (part.repeat(repeats, 1)[:n] for part in block)
-        scale *= 1 + 0.2 * torch.rand(n, 1, generator=generator).to(dtype)
+        scale = (scale * (1 + 0.2 * torch.rand(n, 1, generator=generator))).to(dtype)
         return {"weight_packed": packed.to(device), "weight_scale": scale.to(device)}
 
     def weight_names(self, problem: Problem) -> tuple[str, ...]:

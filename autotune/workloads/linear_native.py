@@ -141,7 +141,10 @@ def _kernel(
             linear(x.data_ptr(), packed.data_ptr(), y.data_ptr(), 0, m, n, k, threads)
             return y
         # Each call under way has its own; with cold caches an allocation takes 25 us.
-        workspace = spare.pop() if spare else torch.empty(workspace_bytes, dtype=torch.uint8)
+        try:
+            workspace = spare.pop()
+        except IndexError:
+            workspace = torch.empty(workspace_bytes, dtype=torch.uint8)
         linear(x.data_ptr(), packed.data_ptr(), y.data_ptr(), workspace.data_ptr(), m, n, k, threads)
         spare.append(workspace)
         return y

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from autotune.errors import TrialError
 from autotune.measure.comparison import Rules
@@ -179,3 +180,19 @@ def test_the_front_drops_what_is_covered_and_numbers_the_rest() -> None:
         [choice(10, 1e-3, 100), choice(12, 1e-3, 100), choice(5, 1e-2, 100), choice(20, 1e-3, 50)]
     )
     assert [(0, 10), (1, 5), (2, 20)] == [(one.rank, one.latency_ns) for one in front]
+
+
+def test_a_default_study_keeps_the_lossy_choices_that_another_one_proved(worker, history) -> None:
+    declared = {"right": Implementation(), "returns_half": Implementation(lossy=True)}
+    declaration = SpaceDeclaration("misbehaving", DIMENSIONS, declared, {"implementation": "right"})
+    problem = declaration.problem({"m": 8, "n": 64})
+    loose = SearchSpace.build(declaration, problem, DEVICE, max_error=0.1)
+    strict = SearchSpace.build(declaration, problem, DEVICE)
+    assert (2, 1) == (len(loose), len(strict))
+    study = study_of(strict, worker, history)
+    study.run()
+    lossy = choice(1.0, 0.05, 0)
+    current = history.decisions(state="current")[0].winner
+    history.promote(study.id, replace(current, choices=(*current.choices, replace(lossy, rank=1))))
+    again = study_of(strict, worker, history).run()
+    assert lossy.error in [one.error for one in again.choices]

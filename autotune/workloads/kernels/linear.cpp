@@ -181,8 +181,10 @@ extern "C" void linear(const STORED* x, const Weights* w, STORED* y, char* works
     const Element* packed = ready ? (const Element*)x : to;
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
     {
+        if (!ready) {
 #pragma omp for schedule(static)
-        for (int64_t row = 0; row < (ready ? 0 : m); row++) pack_row(x, to, sums, m, k, steps, row);
+            for (int64_t row = 0; row < m; row++) pack_row(x, to, sums, m, k, steps, row);
+        }
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < tiles; t++) {
             const int64_t column = t * TILE_N;
