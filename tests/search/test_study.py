@@ -48,6 +48,12 @@ def worker():
         yield worker
 
 
+@pytest.fixture(autouse=True)
+def a_busy_machine_is_no_reason(monkeypatch):
+    """What is tested here must hold beside other processes too: no screening counts as too noisy."""
+    monkeypatch.setattr("autotune.search.study.NOISY", 1e9)
+
+
 @pytest.fixture
 def history(tmp_path):
     with open_history(str(tmp_path / "state")) as history:
@@ -87,11 +93,11 @@ def test_each_harm_costs_one_trial_and_gets_its_verdict(worker, history) -> None
     }
 
 
-SLOWED = Implementation(parameters={"seconds": [0.02, 0.0, 0.01]})
+SLOWED = Implementation(parameters={"seconds": [0.1, 0.0, 0.05]})
 
 
 def test_the_faster_configuration_is_promoted_with_its_proof(worker, history) -> None:
-    space = space_of({"implementation": "slowed", "seconds": 0.02}, slowed=SLOWED)
+    space = space_of({"implementation": "slowed", "seconds": 0.1}, slowed=SLOWED)
     budget = Budget(seconds=60.0, screen_seconds=0.3, final_share=0.2)
     study = study_of(space, worker, history, budget=budget, limit_ns=lambda *_: 10.0)
     best = study.run().choices[0]
@@ -105,7 +111,7 @@ def test_the_faster_configuration_is_promoted_with_its_proof(worker, history) ->
 
 
 def test_a_study_resumes_with_what_was_tried_and_keeps_its_incumbent(worker, history) -> None:
-    space = space_of({"implementation": "slowed", "seconds": 0.02}, slowed=SLOWED)
+    space = space_of({"implementation": "slowed", "seconds": 0.1}, slowed=SLOWED)
     rules = Rules(margin=0.05)
     budget = Budget(seconds=60.0, trials=2, screen_seconds=0.2, final_share=0.1)
     first = study_of(space, worker, history, budget=budget, rules=rules)
@@ -129,7 +135,7 @@ def test_a_baseline_that_fails_ends_the_study_with_the_reason(worker, history) -
 
 
 def test_an_interruption_keeps_every_finished_trial(worker, history) -> None:
-    space = space_of({"implementation": "slowed", "seconds": 0.02}, slowed=SLOWED)
+    space = space_of({"implementation": "slowed", "seconds": 0.1}, slowed=SLOWED)
 
     def interrupt(progress) -> None:
         if progress.tried == 1:
@@ -142,9 +148,10 @@ def test_an_interruption_keeps_every_finished_trial(worker, history) -> None:
     assert [Verdict.OK] == [trial.verdict for trial in history.trials(study.id)]
 
 
-def test_a_median_that_is_not_known_within_a_factor_of_two_is_noisy() -> None:
+def test_a_median_that_is_not_known_within_a_factor_of_two_is_noisy(monkeypatch) -> None:
     from autotune.search.study import _noise
 
+    monkeypatch.setattr("autotune.search.study.NOISY", 2.0)
     wild = Measurement(tuple([100, 1000] * 4), "time_cap", "monotonic")
     assert "8 samples" in _noise(wild)
     assert _noise(Measurement(wild.samples_ns, "clearly_slower", "monotonic")) == ""
