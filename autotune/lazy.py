@@ -1,6 +1,6 @@
 """Names of a package that bring their module along when they are first used (PEP 562).
 
-Look-ups import `autotune`, `autotune.fingerprint` and `autotune.space`: what they do not use must cost nothing.
+Look-ups import `autotune`, `autotune.fingerprint` and `autotune.space`: what they do not use costs nothing.
 """
 
 from __future__ import annotations
