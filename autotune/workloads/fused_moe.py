@@ -11,6 +11,7 @@ from autotune.workloads.base import Cost, Workload
 from autotune.workloads.huge_pages import empty_in_huge_pages
 from autotune.workloads.int4 import pack_int4_g32, unpack_int4_g32
 from autotune.workloads.native_experts import Experts, Tiling, native_experts
+from autotune.workloads.random_inputs import random_activations, random_weight
 from autotune.workloads.routing import EXPONENTS, draw_routing, expected_hits
 from autotune.workloads.threads import with_threads
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from autotune.workloads.base import Kernel, Tensors
 
 DISTINCT_ROWS = 509
-"""Rows of a weight that are drawn; the others repeat them. A prime, so that experts differ."""
+"""Rows of a 4-bit weight that are drawn; the others repeat them. A prime, so that experts differ."""
 
 
 class FusedMoe(Workload):
@@ -36,22 +37,20 @@ class FusedMoe(Workload):
     name = "fused_moe"
 
     def weights(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
-        """Normal weights, scaled to keep the variance; seconds for gigabytes, see `DISTINCT_ROWS`."""
-        generator = torch.Generator(device).manual_seed(seed)
+        """Normal weights, scaled to keep the variance."""
+        generator = torch.Generator().manual_seed(seed)
         experts, hidden, intermediate = problem["experts"], problem["hidden"], problem["intermediate"]
         dtype = getattr(torch, problem["dtype"])
         weights: Tensors = {}
         for name, rows, columns in (("w13", 2 * intermediate, hidden), ("w2", hidden, intermediate)):
-            drawn = min(DISTINCT_ROWS, experts * rows)
-            block = torch.randn((drawn, columns), generator=generator, device=device)
-            block = block.mul_(columns**-0.5).to(dtype)
             if problem["weight_format"] == "native":
-                weights[name] = _repeated(block, experts, rows)
+                weights[name] = random_weight((experts, rows, columns), columns**-0.5, dtype, generator)
             else:
+                block = random_weight((DISTINCT_ROWS, columns), columns**-0.5, dtype, generator)
                 packed, scale = pack_int4_g32(block)
                 weights[name] = _repeated(packed, experts, rows)
                 weights[f"{name}_scale"] = _repeated(scale, experts, rows)
-        return {name: weights[name] for name in self.weight_names(problem)}
+        return {name: weights[name].to(device) for name in self.weight_names(problem)}
 
     def weight_names(self, problem: Problem) -> tuple[str, ...]:
         """`w13`, `w2`, and their scales where there are."""
@@ -59,14 +58,13 @@ class FusedMoe(Workload):
         return ("w13", "w2", *scales)
 
     def activations(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
-        """Standard normal hidden states, and choices as `routing.py` draws them."""
-        generator = torch.Generator(device).manual_seed(seed)
-        shape = (problem["tokens"], problem["hidden"])
-        hidden_states = torch.randn(shape, generator=generator, device=device)
+        """Hidden states as `random_inputs.py` draws them, and choices as `routing.py` does."""
+        generator, dtype = torch.Generator().manual_seed(seed), getattr(torch, problem["dtype"])
+        hidden_states = random_activations((problem["tokens"], problem["hidden"]), dtype, generator)
         exponent = EXPONENTS[problem["routing"]]
         ids, mix = draw_routing(problem["tokens"], problem["experts"], problem["top_k"], exponent, seed)
         return {
-            "hidden_states": hidden_states.to(getattr(torch, problem["dtype"])),
+            "hidden_states": hidden_states.to(device),
             "topk_ids": ids.to(device),
             "topk_weights": mix.to(device),
         }
@@ -102,7 +100,7 @@ class FusedMoe(Workload):
 
 def _repeated(block: torch.Tensor, experts: int, rows: int) -> torch.Tensor:
     """(experts, rows, columns) of its own memory, filled with a block (drawn, columns) over and over."""
-    full = torch.empty((experts * rows, block.shape[1]), dtype=block.dtype, device=block.device)
+    full = torch.empty((experts * rows, block.shape[1]), dtype=block.dtype)
     for first in range(0, len(full), len(block)):
         part = full[first : first + len(block)]
         part.copy_(block[: len(part)])

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from autotune.workloads.base import Kernel
 
 LARGEST_INT8 = 127
+ZERO_POINT = 128
+"""Activations are unsigned: where AVX-512 VNNI would multiply signed by signed, oneDNN takes its reference
+code, which is a thousand times slower."""
 
 
 def build_int8_dynamic(problem: Problem, configuration: Mapping[str, Any], weight: torch.Tensor) -> Kernel:
@@ -33,10 +36,11 @@ def build_int8_dynamic(problem: Problem, configuration: Mapping[str, Any], weigh
     multiply = torch.ops.onednn.qlinear_pointwise
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        rows, row_scale = _to_int8(x.float())
+        rows, row_scale = _scaled_to_int8(x.float())
+        rows = rows.add_(ZERO_POINT).to(torch.uint8)
         # oneDNN takes one scale for all rows: it is 1, and each row's own is applied to the result.
         y: torch.Tensor = multiply(
-            rows, 1.0, 0, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            rows, 1.0, ZERO_POINT, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         return y.mul_(row_scale).to(x.dtype)
 
@@ -98,5 +102,11 @@ def round_to_int4(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch
 
 def _to_int8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row of float32 rounded to 8 bits, and its scale (rows, 1)."""
+    rounded, scale = _scaled_to_int8(rows)
+    return rounded.to(torch.int8), scale
+
+
+def _scaled_to_int8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row of float32 as whole numbers that 8 bits hold, still in float32, and its scale (rows, 1)."""
     scale = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / LARGEST_INT8
-    return (rows / scale).round_().to(torch.int8), scale
+    return (rows / scale).round_(), scale

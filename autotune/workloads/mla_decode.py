@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - what everybody calls it
 from autotune.workloads.base import Cost, Workload
 from autotune.workloads.native import address, compile_kernel, storage_type
 from autotune.workloads.native_attention import Tiling, Widths, native_attention
+from autotune.workloads.random_inputs import random_weight
 from autotune.workloads.threads import with_threads
 
 if TYPE_CHECKING:
@@ -39,11 +40,10 @@ class MlaDecode(Workload):
 
     def weights(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
         """Normal `kv_b`, scaled so that keys and values have the latent's variance."""
-        generator = torch.Generator(device).manual_seed(seed)
-        rank = problem["kv_lora_rank"]
+        generator, rank = torch.Generator().manual_seed(seed), problem["kv_lora_rank"]
         rows = problem["heads"] * (problem["qk_nope"] + problem["v_dim"])
-        weight = torch.randn((rows, rank), generator=generator, device=device).mul_(rank**-0.5)
-        return {"kv_b": weight.to(getattr(torch, problem["dtype"]))}
+        weight = random_weight((rows, rank), rank**-0.5, getattr(torch, problem["dtype"]), generator)
+        return {"kv_b": weight.to(device)}
 
     def weight_names(self, problem: Problem) -> tuple[str, ...]:  # noqa: ARG002 - contract
         """`kv_b`."""

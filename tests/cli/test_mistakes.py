@@ -80,7 +80,7 @@ def test_a_mistake_is_told_in_one_line(capsys, words: list[str], message: str) -
     [
         ("{}", "config.json"),
         ("not json", "config.json"),
-        ('{"hidden_size": -5}', "hidden_size"),
+        ('{"hidden_size": -5}', "config.json"),
         ("", "config.json"),
     ],
 )

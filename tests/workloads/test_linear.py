@@ -8,8 +8,10 @@ import torch
 from conformance import Conformance, space_of
 
 from autotune.errors import ProblemError, SpaceError, UnknownNameError, UsageError
+from autotune.fingerprint.cpu import cpu_facts
 from autotune.measure.correctness import relative_error
 from autotune.space.declaration import load_declaration
+from autotune.workloads import native
 from autotune.workloads.int4 import unpack_int4_g32
 from autotune.workloads.linear import Linear
 
@@ -122,3 +124,19 @@ def test_concurrent_calls_do_not_share_a_workspace():
 def test_space_of_kimi_is_modest(m, most):
     """A study of seconds can try most of what is offered losslessly."""
     assert 5 < len(space_of(problem(m=m, n=2112, k=7168))) <= most
+
+
+@pytest.mark.skipif("avx2" not in cpu_facts()["isa"], reason="needs an x86 CPU with AVX2")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("implementation", ["native", "native_int4"])
+def test_native_needs_no_avx_512(implementation, dtype, monkeypatch):
+    """The same source, compiled for a CPU that lacks it."""
+    flags = tuple("-march=haswell" if flag == "-march=native" else flag for flag in native.FLAGS)
+    monkeypatch.setattr(native, "FLAGS", flags)
+    made = problem(m=5, n=21, k=64, dtype=dtype, weight_format="int4_g32")
+    weights, activations = Linear().weights(made, seed=0), Linear().activations(made, seed=0)
+    configuration = {"implementation": implementation, "tile_m": 4, "tile_n": 16, "threads": 2}
+    kernel = Linear().build(made, configuration, weights)
+    assert (
+        relative_error(kernel(*activations.values()), Linear().reference(made, weights, activations)) < 3e-3
+    )

@@ -1,18 +1,20 @@
-// Attention in blocks of keys with an online softmax (Dao et al., FlashAttention-2), for one step of decode or a prompt.
+// Attention in blocks of keys with an online softmax (Dao, FlashAttention-2, arXiv:2307.08691), for one step
+// of decode or a prompt.
 //
 // All query heads that share a key/value head are rows of one tile, so that each key is read once for all of
 // them. A key may come in two parts, as in multi-head latent attention: its latent and its rotary part.
 //
 // Fixed at compile time:
-//   KV, QUERY, OUT      storage types: float, bfloat16 or _Float16
-//   K1, K2, V           widths: of the key's first and second part (0: none) and of the value; multiples of 16
-//   ROWS                query rows in a register tile: 1, 2, 4 or 8
-//   BLOCK               keys per step of the softmax
-//   TILE                query rows that one work item holds
-//   PREFETCH            keys ahead of the one in use to fetch; 0 leaves it to the hardware
-//   PACK                1: keys and values of a block are rearranged for the CPU's bfloat16 dot product, which pays
-//                       off over many query rows; the softmax weights are rounded to bfloat16 then, as torch's flash
-//                       kernel rounds them. Needs QUERY and KV of bfloat16, AVX512-BF16, widths of multiples of 32
+//   KV, QUERY, OUT  storage types: float, bfloat16 or _Float16
+//   K1, K2, V       widths: of the key's first and second part (0: none) and of the value; multiples of 16
+//   ROWS            query rows in a register tile: 1, 2, 4 or 8
+//   BLOCK           keys per step of the softmax
+//   TILE            query rows that one work item holds
+//   PREFETCH        keys ahead of the one in use to fetch; 0 leaves it to the hardware
+//   PACK            1: keys and values of a block are rearranged for the CPU's bfloat16 dot product, which
+//                   pays off over many query rows; softmax weights are rounded to bfloat16 then, as torch's
+//                   flash kernel rounds them. Needs QUERY and KV of bfloat16, AVX512-BF16, and widths that are
+//                   multiples of 32
 
 #include "vector.hpp"
 
@@ -30,7 +32,8 @@ constexpr int WIDE = std::min(LANES / ROWS, V / LANES);  // vectors of values in
 constexpr int COLUMNS = (BLOCK + 2 * LANES - 1) / (2 * LANES) * (2 * LANES);
 
 #ifdef __AVX512BF16__
-constexpr bool DOT = std::is_same<KV, bfloat16>::value && std::is_same<QUERY, bfloat16>::value && K1 % 32 == 0 && K2 % 32 == 0;
+constexpr bool DOT =
+    std::is_same<KV, bfloat16>::value && std::is_same<QUERY, bfloat16>::value && K1 % 32 == 0 && K2 % 32 == 0;
 #else
 constexpr bool DOT = false;
 #endif
@@ -54,8 +57,8 @@ struct Scratch {  // of one thread
     alignas(64) QUERY query[PADDED * K];
     alignas(64) float score[PADDED][COLUMNS];
     alignas(64) uint32_t weight[PACK ? ROWS : 1][PACK ? COLUMNS / 2 : 1];  // of two neighbouring keys
-    alignas(64) uint32_t keys[PACK ? K / 2 : 1][PACK ? COLUMNS : 1];      // two neighbouring elements, by key
-    alignas(64) uint32_t values[PACK ? COLUMNS / 2 : 1][PACK ? V : 1];    // two neighbouring keys, by element
+    alignas(64) uint32_t keys[PACK ? K / 2 : 1][PACK ? COLUMNS : 1];    // two neighbouring elements, by key
+    alignas(64) uint32_t values[PACK ? COLUMNS / 2 : 1][PACK ? V : 1];  // two neighbouring keys, by element
     alignas(64) float sum[PADDED * V];
     float largest[PADDED], total[PADDED];
 };
@@ -107,7 +110,8 @@ void pack(const Arguments& a, Scratch& s, const KV* k1, const KV* k2, const KV* 
             words rows[LANES];
             for (int i = 0; i < LANES; i++) {
                 int64_t c = first + std::min(t + i, count - 1);
-                memcpy(&rows[i], d < K1 ? k1 + c * a.k1.position + d : k2 + c * a.k2.position + d - K1, sizeof rows[i]);
+                memcpy(&rows[i], d < K1 ? k1 + c * a.k1.position + d : k2 + c * a.k2.position + d - K1,
+                       sizeof rows[i]);
             }
             transpose(rows);
             for (int i = 0; i < LANES; i++) memcpy(&s.keys[d / 2 + i][t], &rows[i], sizeof rows[i]);
@@ -115,9 +119,11 @@ void pack(const Arguments& a, Scratch& s, const KV* k1, const KV* k2, const KV* 
     }
     alignas(64) uint16_t interleaved[2 * LANES];
     for (int i = 0; i < 2 * LANES; i++) interleaved[i] = uint16_t(i / 2 + i % 2 * 2 * LANES);
-    const __m512i even = _mm512_load_si512(interleaved), odd = _mm512_add_epi16(even, _mm512_set1_epi16(LANES));
+    const __m512i even = _mm512_load_si512(interleaved),
+                  odd = _mm512_add_epi16(even, _mm512_set1_epi16(LANES));
     for (int t = 0; t < count; t += 2) {
-        const KV *lower = v + (first + t) * a.v.position, *upper = v + (first + std::min(t + 1, count - 1)) * a.v.position;
+        const KV *lower = v + (first + t) * a.v.position,
+                 *upper = v + (first + std::min(t + 1, count - 1)) * a.v.position;
         for (int d = 0; d < V; d += 2 * LANES) {
             __m512i x = _mm512_loadu_si512(lower + d), y = _mm512_loadu_si512(upper + d);
             _mm512_store_si512(&s.values[t / 2][d], _mm512_permutex2var_epi16(x, even, y));
@@ -146,7 +152,8 @@ inline void score_packed(const Arguments& a, Scratch& s, int row, int t) {
 #endif
 
 // score[row][0:count] for the ROWS rows from `row` on
-void score_block(const Arguments& a, Scratch& s, int row, const KV* k1, const KV* k2, int64_t first, int count) {
+void score_block(const Arguments& a, Scratch& s, int row, const KV* k1, const KV* k2, int64_t first,
+                 int count) {
 #ifdef __AVX512BF16__
     if constexpr (PACK) {
         int t = 0;
@@ -199,7 +206,8 @@ float weigh(Scratch& s, int row, int visible) {
 
 // sum[row][d...] = shrink[row] * sum + weights . values, COUNT vectors wide
 template <int COUNT>
-inline void add_values(const Arguments& a, Scratch& s, int row, int d, const float* shrink, const KV* v, int count) {
+inline void add_values(const Arguments& a, Scratch& s, int row, int d, const float* shrink, const KV* v,
+                       int count) {
     floats accumulators[ROWS][COUNT];
     float* sums = s.sum + row * V + d;
     for (int i = 0; i < ROWS; i++)
@@ -238,14 +246,17 @@ void finish_weights(Scratch& s, int row, const int* visible, int count) {
         if constexpr (PACK) {
             if (count % 2) weight[count] = 0;
             for (int t = 0; t < count; t += 2 * LANES)
-                _mm512_store_si512(&s.weight[i][t / 2], (__m512i)_mm512_cvtne2ps_pbh((__m512)load(weight + t + LANES), (__m512)load(weight + t)));
+                _mm512_store_si512(
+                    &s.weight[i][t / 2],
+                    (__m512i)_mm512_cvtne2ps_pbh((__m512)load(weight + t + LANES), (__m512)load(weight + t)));
         }
 #endif
     }
 }
 
 // Attend `rows` query rows, from row `start` of the group on, over keys first..last.
-void attend(const Arguments& a, Scratch& s, int64_t batch, int64_t group, int64_t start, int rows, int64_t first, int64_t last) {
+void attend(const Arguments& a, Scratch& s, int64_t batch, int64_t group, int64_t start, int rows,
+            int64_t first, int64_t last) {
     const KV* k1 = a.key1 + batch * a.k1.batch + group * a.k1.head;
     const KV* k2 = a.key2 + batch * a.k2.batch + group * a.k2.head;
     const KV* v = a.value + batch * a.v.batch + group * a.v.head;
@@ -254,7 +265,8 @@ void attend(const Arguments& a, Scratch& s, int64_t batch, int64_t group, int64_
     for (int i = 0; i < padded; i++) {
         int64_t row = start + std::min(i, rows - 1), position = row / a.shared, head = row % a.shared;
         limit[i] = a.causal ? a.keys - a.queries + position + 1 : a.keys;
-        const QUERY* q = a.query + batch * a.q.batch + (group * a.shared + head) * a.q.head + position * a.q.position;
+        const QUERY* q =
+            a.query + batch * a.q.batch + (group * a.shared + head) * a.q.head + position * a.q.position;
         memcpy(s.query + i * K, q, K * sizeof(QUERY));
         s.largest[i] = -INFINITY;
         s.total[i] = 0;
@@ -264,7 +276,8 @@ void attend(const Arguments& a, Scratch& s, int64_t batch, int64_t group, int64_
     for (int64_t c = first; c < last; c += BLOCK) {
         int count = int(std::min<int64_t>(BLOCK, last - c));
         if (PREFETCH)
-            for (int64_t ahead = c + PREFETCH; ahead < std::min(c + PREFETCH + count, last); ahead++) prefetch(a, k1, k2, v, ahead);
+            for (int64_t ahead = c + PREFETCH; ahead < std::min(c + PREFETCH + count, last); ahead++)
+                prefetch(a, k1, k2, v, ahead);
 #ifdef __AVX512BF16__
         if constexpr (PACK) pack(a, s, k1, k2, v, c, count);
 #endif
@@ -279,14 +292,16 @@ void attend(const Arguments& a, Scratch& s, int64_t batch, int64_t group, int64_
             }
             finish_weights(s, row, visible, count);
             int d = 0;
-            for (; d + WIDE * LANES <= V; d += WIDE * LANES) add_values<WIDE>(a, s, row, d, shrink, v + c * a.v.position, count);
+            for (; d + WIDE * LANES <= V; d += WIDE * LANES)
+                add_values<WIDE>(a, s, row, d, shrink, v + c * a.v.position, count);
             for (; d < V; d += LANES) add_values<1>(a, s, row, d, shrink, v + c * a.v.position, count);
         }
     }
 }
 
 void write_out(const Arguments& a, const float* sum, float total, int64_t batch, int64_t group, int64_t row) {
-    OUT* out = a.out + batch * a.o.batch + (group * a.shared + row % a.shared) * a.o.head + row / a.shared * a.o.position;
+    OUT* out = a.out + batch * a.o.batch + (group * a.shared + row % a.shared) * a.o.head +
+               row / a.shared * a.o.position;
     float reciprocal = 1.f / total;
     for (int d = 0; d < V; d++) from_float(out[d], sum[d] * reciprocal);
 }
@@ -355,7 +370,8 @@ extern "C" void attention(const QUERY* query, const KV* key1, const KV* key2, co
         }
         if (a.splits > 1) {
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < a.batch * a.groups * rows; i++) merge(a, i / rows / a.groups, i / rows % a.groups, i % rows, rows);
+            for (int64_t i = 0; i < a.batch * a.groups * rows; i++)
+                merge(a, i / rows / a.groups, i / rows % a.groups, i % rows, rows);
         }
     }
 }

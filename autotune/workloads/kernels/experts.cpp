@@ -1,13 +1,13 @@
 // A mixture of gated experts: out = sum over a token's experts of weight * down(silu(gate(x)) * up(x)).
 //
-// Each expert's weights are read once, in storage order, for all tokens that chose it. Weights of 4 bits are used
-// as the checkpoint stores them: eight values of an int32 lie along the input dimension, so one shift puts
-// values j and j + 4 of every int32 where a dot product over pairs wants them; the activations are permuted
-// accordingly instead.
+// Each expert's weights are read once, in storage order, for all tokens that chose it. Weights of 4 bits are
+// used as the checkpoint stores them: eight values of an int32 lie along the input dimension, so one shift puts
+// values j and j + 4 of every int32 where a dot product over pairs wants them; it is the activations that are
+// permuted.
 //
 // Fixed at compile time:
 //   TYPE       storage type of activations, scales and native weights: float, bfloat16 or _Float16
-//   INT4       1: weights are int4_g32, two of them packed with a scale of TYPE for every 32; 0: weights of TYPE
+//   INT4       1: weights are int4_g32, with a scale of TYPE for every 32; 0: weights of TYPE
 //   DOT        1: products by the CPU's bfloat16 dot product (TYPE bfloat16, AVX512-BF16); 0: in float
 //   ROWS       weight rows in a register tile
 //   TOKENS     tokens in a register tile: 1, 2, 4 or 8
@@ -31,8 +31,8 @@ typedef bfloat16 Operand;
 typedef float Operand;
 #endif
 
-// Elements from one token's activations to the next one's. A cache line more than needed: rows that are a multiple
-// of 4096 bytes apart would all compete for the same few lines of the first-level cache.
+// Elements from one token's activations to the next one's. A cache line more than needed: rows that are a
+// multiple of 4096 bytes apart would all compete for the same few lines of the first-level cache.
 inline int64_t padded(int64_t width) { return (width + PAD - 1) / PAD * PAD + 2 * LANES; }
 
 // Where the k-th activation lies: with 4-bit weights, lane k / 8 of vector k % 8 (or of half a pair vector).
@@ -73,13 +73,14 @@ inline floats scales(const TYPE* from, int64_t columns_left) {
 
 // total[row][token] += 128 columns of weights times activations
 template <int R, int T>
-inline void multiply_step(const ints* words, const floats* factor, const Operand* const* x, int64_t c, floats (*total)[T]) {
+inline void multiply_step(const ints* words, const floats* factor, const Operand* const* x, int64_t c,
+                          floats (*total)[T]) {
     floats partial[R][T] = {};
 #if DOT
     // bfloat16 of -8..7; the table stands twice, so that the fifth bit of an index does not matter.
     const __m512i table = _mm512_broadcast_i64x4(_mm256_set_epi16(
-        0x40e0, 0x40c0, 0x40a0, 0x4080, 0x4040, 0x4000, 0x3f80, 0, short(0xbf80), short(0xc000), short(0xc040),
-        short(0xc080), short(0xc0a0), short(0xc0c0), short(0xc0e0), short(0xc100)));
+        0x40e0, 0x40c0, 0x40a0, 0x4080, 0x4040, 0x4000, 0x3f80, 0, short(0xbf80), short(0xc000),
+        short(0xc040), short(0xc080), short(0xc0a0), short(0xc0c0), short(0xc0e0), short(0xc100)));
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
         __m512bh w[R];
@@ -87,7 +88,8 @@ inline void multiply_step(const ints* words, const floats* factor, const Operand
             w[r] = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi32((__m512i)words[r], 4 * j), table);
         for (int t = 0; t < T; t++) {
             __m512bh operand = (__m512bh)_mm512_loadu_si512(x[t] + c + j * 2 * LANES);
-            for (int r = 0; r < R; r++) partial[r][t] = (floats)_mm512_dpbf16_ps((__m512)partial[r][t], w[r], operand);
+            for (int r = 0; r < R; r++)
+                partial[r][t] = (floats)_mm512_dpbf16_ps((__m512)partial[r][t], w[r], operand);
         }
     }
 #else
@@ -106,7 +108,8 @@ inline void multiply_step(const ints* words, const floats* factor, const Operand
 
 // products[row][token] = weight row . activations
 template <int R, int T>
-inline void multiply(const Projection& p, int64_t expert, int64_t row, const Operand* const* x, float (*products)[TOKENS]) {
+inline void multiply(const Projection& p, int64_t expert, int64_t row, const Operand* const* x,
+                     float (*products)[TOKENS]) {
     const int64_t words_wide = p.columns / 8, groups_wide = p.columns / GROUP;
     const int32_t* weight = (const int32_t*)p.weight + (expert * p.rows + row) * words_wide;
     const TYPE* scale = p.scale + (expert * p.rows + row) * groups_wide;
@@ -137,13 +140,15 @@ constexpr int STEP = DOT ? 2 * LANES : LANES;
 
 // total[row][token] += STEP columns of weights times activations
 template <int R, int T>
-inline void multiply_step(const TYPE* weight, int64_t next, const Operand* const* x, int64_t c, floats (*total)[T]) {
+inline void multiply_step(const TYPE* weight, int64_t next, const Operand* const* x, int64_t c,
+                          floats (*total)[T]) {
 #if DOT
     __m512bh w[R];
     for (int r = 0; r < R; r++) w[r] = (__m512bh)_mm512_loadu_si512(weight + r * next);
     for (int t = 0; t < T; t++) {
         __m512bh operand = (__m512bh)_mm512_loadu_si512(x[t] + c);
-        for (int r = 0; r < R; r++) total[r][t] = (floats)_mm512_dpbf16_ps((__m512)total[r][t], w[r], operand);
+        for (int r = 0; r < R; r++)
+            total[r][t] = (floats)_mm512_dpbf16_ps((__m512)total[r][t], w[r], operand);
     }
 #else
     floats w[R];
@@ -157,18 +162,21 @@ inline void multiply_step(const TYPE* weight, int64_t next, const Operand* const
 
 // products[row][token] = weight row . activations
 template <int R, int T>
-inline void multiply(const Projection& p, int64_t expert, int64_t row, const Operand* const* x, float (*products)[TOKENS]) {
+inline void multiply(const Projection& p, int64_t expert, int64_t row, const Operand* const* x,
+                     float (*products)[TOKENS]) {
     const TYPE* weight = (const TYPE*)p.weight + (expert * p.rows + row) * p.columns;
     floats total[R][T] = {};
     int64_t c = 0;
     for (; c + STEP <= p.columns; c += STEP) {
         if (PREFETCH)
-            for (int r = 0; r < R; r++) __builtin_prefetch((const char*)(weight + r * p.columns + c) + PREFETCH);
+            for (int r = 0; r < R; r++)
+                __builtin_prefetch((const char*)(weight + r * p.columns + c) + PREFETCH);
         multiply_step<R, T>(weight + c, p.columns, x, c, total);
     }
     if (c < p.columns) {
         TYPE rest[R][STEP] = {};
-        for (int r = 0; r < R; r++) memcpy(rest[r], weight + r * p.columns + c, size_t(p.columns - c) * sizeof(TYPE));
+        for (int r = 0; r < R; r++)
+            memcpy(rest[r], weight + r * p.columns + c, size_t(p.columns - c) * sizeof(TYPE));
         multiply_step<R, T>(rest[0], STEP, x, c, total);
     }
     for (int r = 0; r < R; r++)
@@ -186,8 +194,8 @@ inline void with_width(int n, Body body) {
 
 // products[row - first][token] for rows first..last
 template <int T>
-inline void multiply_rows(const Projection& p, int64_t expert, int64_t first, int64_t last, const Operand* const* x,
-                          float (*products)[TOKENS]) {
+inline void multiply_rows(const Projection& p, int64_t expert, int64_t first, int64_t last,
+                          const Operand* const* x, float (*products)[TOKENS]) {
     int64_t row = first;
     for (; row + ROWS <= last; row += ROWS) multiply<ROWS, T>(p, expert, row, x, products + row - first);
     for (; row < last; row++) multiply<1, T>(p, expert, row, x, products + row - first);
@@ -232,7 +240,8 @@ T* take(char*& workspace, int64_t count) {
 }  // namespace
 
 // Bytes that `experts_forward` needs in `workspace`.
-extern "C" int64_t experts_workspace(int64_t tokens, int64_t top_k, int64_t experts, int64_t hidden, int64_t intermediate) {
+extern "C" int64_t experts_workspace(int64_t tokens, int64_t top_k, int64_t experts, int64_t hidden,
+                                     int64_t intermediate) {
     char* end = nullptr;
     take<Operand>(end, tokens * padded(hidden));
     take<Operand>(end, tokens * top_k * padded(intermediate));
@@ -241,11 +250,12 @@ extern "C" int64_t experts_workspace(int64_t tokens, int64_t top_k, int64_t expe
     return int64_t(end - (char*)nullptr) + 64;
 }
 
-// x, out (tokens, hidden); ids, mix (tokens, top_k); w13 (experts, 2 * intermediate, hidden), w2 (experts, hidden,
-// intermediate), packed along the last dimension if INT4.
-extern "C" void experts_forward(const TYPE* x, const int64_t* ids, const float* mix, const void* w13, const TYPE* s13, const void* w2,
-                                const TYPE* s2, TYPE* out, int64_t tokens, int64_t top_k, int64_t experts, int64_t hidden,
-                                int64_t intermediate, char* workspace) {
+// x, out (tokens, hidden); ids, mix (tokens, top_k); w13 (experts, 2 * intermediate, hidden), w2 (experts,
+// hidden, intermediate), packed along the last dimension if INT4.
+extern "C" void experts_forward(const TYPE* x, const int64_t* ids, const float* mix, const void* w13,
+                                const TYPE* s13, const void* w2, const TYPE* s2, TYPE* out, int64_t tokens,
+                                int64_t top_k, int64_t experts, int64_t hidden, int64_t intermediate,
+                                char* workspace) {
     workspace = (char*)((uintptr_t(workspace) + 63) / 64 * 64);
     const int64_t choices = tokens * top_k, wide = padded(hidden), narrow = padded(intermediate);
     Operand* input = take<Operand>(workspace, tokens * wide);
@@ -261,31 +271,36 @@ extern "C" void experts_forward(const TYPE* x, const int64_t* ids, const float* 
 #pragma omp for schedule(static) nowait
         for (int64_t t = 0; t < tokens; t++) {
             memset(input + t * wide, 0, size_t(wide) * sizeof(Operand));
-            for (int64_t k = 0; k < hidden; k++) from_float(input[t * wide + place(k)], to_float(x[t * hidden + k]));
+            for (int64_t k = 0; k < hidden; k++)
+                from_float(input[t * wide + place(k)], to_float(x[t * hidden + k]));
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < choices; i++) memset(inner + i * narrow, 0, size_t(narrow) * sizeof(Operand));
 #pragma omp for schedule(dynamic, 1)
         for (int64_t item = 0; item < routing.hit * blocks; item++) {
-            const int64_t i = item / blocks, first = item % blocks * BLOCK, last = std::min(intermediate, first + BLOCK);
+            const int64_t i = item / blocks, first = item % blocks * BLOCK,
+                          last = std::min(intermediate, first + BLOCK);
             for_tiles(routing, i, [&](auto width, const int64_t* choice, int count) {
                 constexpr int T = decltype(width)::value;
                 const Operand* rows[T];
                 for (int t = 0; t < T; t++) rows[t] = input + choice[std::min(t, count - 1)] / top_k * wide;
                 float gate[BLOCK][TOKENS], linear[BLOCK][TOKENS];
                 multiply_rows<T>(up, routing.expert[i], first, last, rows, gate);
-                multiply_rows<T>(up, routing.expert[i], intermediate + first, intermediate + last, rows, linear);
+                multiply_rows<T>(up, routing.expert[i], intermediate + first, intermediate + last, rows,
+                                 linear);
                 for (int64_t r = first; r < last; r++)
                     for (int t = 0; t < count; t++) {
                         float g = gate[r - first][t];
-                        from_float(inner[choice[t] * narrow + place(r)], g / (1.f + std::exp(-g)) * linear[r - first][t]);
+                        from_float(inner[choice[t] * narrow + place(r)],
+                                   g / (1.f + std::exp(-g)) * linear[r - first][t]);
                     }
             });
         }
 #pragma omp for schedule(dynamic, 1)
         for (int64_t first = 0; first < hidden; first += 2 * BLOCK) {
             const int64_t last = std::min(hidden, first + 2 * BLOCK);
-            for (int64_t t = 0; t < tokens; t++) memset(total + t * hidden + first, 0, size_t(last - first) * sizeof(float));
+            for (int64_t t = 0; t < tokens; t++)
+                memset(total + t * hidden + first, 0, size_t(last - first) * sizeof(float));
             for (int64_t i = 0; i < routing.hit; i++)
                 for_tiles(routing, i, [&](auto width, const int64_t* choice, int count) {
                     constexpr int T = decltype(width)::value;

@@ -1,5 +1,6 @@
-// The two ends of multi-head latent attention in its absorbed form (DeepSeek-V2, arXiv:2405.04434): queries into the
-// latent space, and what was attended to there back into values. Weights are read as the checkpoint stores them.
+// The two ends of multi-head latent attention in its absorbed form (DeepSeek-V2, arXiv:2405.04434): queries
+// into the latent space, and what was attended to there back into values. Weights are read as checkpoints
+// store them.
 //
 // Fixed at compile time:
 //   TYPE              storage type of queries, weights and values: float, bfloat16 or _Float16
@@ -20,7 +21,8 @@ constexpr int FOLDED = 4;                // weight rows added at once in `absorb
 
 // query (batch, heads, RANK + ROPE), float: [nope . weight[:NOPE], rope];
 // nope (batch, heads, NOPE), rope (batch, heads, ROPE), weight (heads, NOPE + V, RANK).
-extern "C" void absorb(const TYPE* nope, const TYPE* rope, const TYPE* weight, float* query, int64_t batch, int64_t heads) {
+extern "C" void absorb(const TYPE* nope, const TYPE* rope, const TYPE* weight, float* query, int64_t batch,
+                       int64_t heads) {
 #pragma omp parallel for schedule(static)
     for (int64_t h = 0; h < heads; h++) {
         const TYPE* rows = weight + h * (NOPE + V) * RANK;
@@ -35,7 +37,8 @@ extern "C" void absorb(const TYPE* nope, const TYPE* rope, const TYPE* weight, f
                 float* to = query + (b * heads + h) * (RANK + ROPE);
                 for (int r = 0; r < RANK; r += LANES) {
                     floats total = load(to + r);
-                    for (int i = n; i < std::min(NOPE, n + FOLDED); i++) total += to_float(from[i]) * load(rows + i * RANK + r);
+                    for (int i = n; i < std::min(NOPE, n + FOLDED); i++)
+                        total += to_float(from[i]) * load(rows + i * RANK + r);
                     store(to + r, total);
                 }
             }
@@ -43,7 +46,8 @@ extern "C" void absorb(const TYPE* nope, const TYPE* rope, const TYPE* weight, f
 }
 
 // out (batch, heads, V) = weight[NOPE:] . latent, for latent (batch, heads, RANK), float.
-extern "C" void expand_values(const float* latent, const TYPE* weight, TYPE* out, int64_t batch, int64_t heads) {
+extern "C" void expand_values(const float* latent, const TYPE* weight, TYPE* out, int64_t batch,
+                              int64_t heads) {
 #pragma omp parallel for schedule(static)
     for (int64_t h = 0; h < heads; h++) {
         const TYPE* rows = weight + (h * (NOPE + V) + NOPE) * RANK;
