@@ -50,6 +50,10 @@ NOISY = 2.0
 LEAST_TRIALS = 3
 """Tried however short the budget is: a decision without a challenger would be none."""
 
+LEAST_ROUNDS = 14
+"""Rounds that the final has time for, whatever the budget: with fewer the confidence sequence proves nothing,
+however large the difference, and a slow baseline would stay for want of time."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -295,10 +299,15 @@ class Study:
         before = self._current_winner()
         incumbent = self._incumbent(before)
         excluded = [self.space.baseline, *([incumbent.configuration] if incumbent else [])]
-        finalists = [Contender.of(t) for t in select_finalists(self._trials, self.accurate, excluded)]
+        chosen = select_finalists(self._trials, self.accurate, excluded)
+        finalists = [Contender.of(trial) for trial in chosen]
         final = Final(self.worker, self.rules, self.accurate, self.seed)
         remaining = self.budget.seconds - self.progress.elapsed_seconds
-        seconds = max(remaining, self.budget.seconds * self.budget.final_share)
+        round_ns = (self.progress.baseline_ns or 0.0) + sum(
+            t.measurement.p50_ns for t in chosen if t.measurement
+        )
+        least = LEAST_ROUNDS * round_ns / 1e9
+        seconds = max(remaining, self.budget.seconds * self.budget.final_share, least)
         choices = final.decide(self.baseline, incumbent, finalists, seconds)
         if self.key.max_error is None and before is not None:
             # This study tried nothing that loses accuracy: what another one proved of such still holds.
