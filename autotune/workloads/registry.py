@@ -150,7 +150,8 @@ def build(
         raise UsageError(f"{workload}: expected the weights {wanted}; given are {given}")
     if "implementation" not in best:
         raise UsageError(f"{workload}: {dict(best)!r} is no configuration; it names no implementation")
-    return made[0].build(made[1], best, {name: weights[name] for name in expected})
+    # A module's parameters ask for gradients; what is packed from them must not keep them alive for that.
+    return made[0].build(made[1], best, {name: weights[name].detach() for name in expected})
 
 
 def _workload_and_problem(

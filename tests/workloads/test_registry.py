@@ -105,6 +105,20 @@ def test_build_takes_a_plain_configuration_with_its_problem():
     assert torch.equal(x @ weight.T, kernel(x))
 
 
+@pytest.mark.parametrize(
+    "configuration",
+    [BASELINE, {"implementation": "native", "tile_m": 2, "tile_n": 16, "threads": 1}],
+)
+def test_build_takes_parameters_of_a_module(configuration):
+    """With gradients enabled, as outside of inference code; results ask for none."""
+    layer = torch.nn.Linear(4, 3, bias=False)
+    x = torch.randn(2, 4)
+    with torch.enable_grad():
+        y = registry.build("linear", configuration, problem=PROBLEM, weight=layer.weight)(x)
+    assert not y.requires_grad
+    torch.testing.assert_close(layer(x), y)
+
+
 def test_build_without_a_problem_says_how_to_give_one():
     with pytest.raises(ProblemError, match="needs problem="):
         registry.build("linear", BASELINE, weight=torch.randn(3, 4))
