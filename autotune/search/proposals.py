@@ -15,10 +15,11 @@ from autotune.search.sampler import PoolSampler
 from autotune.store.records import Trial, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from optuna.distributions import BaseDistribution
 
+    from autotune.search.sampler.prior import PriorStudy
     from autotune.space.pool import Pool
     from autotune.store.records import Configuration
 
@@ -31,11 +32,12 @@ class Proposals:
     Args:
         pool: the valid configurations.
         seed: of the sampler.
+        prior: what earlier studies found.
     """
 
-    def __init__(self, pool: Pool, seed: int) -> None:
+    def __init__(self, pool: Pool, seed: int, prior: Sequence[PriorStudy] = ()) -> None:
         self._pool = pool
-        self._sampler = PoolSampler(pool, seed)
+        self._sampler = PoolSampler(pool, seed, prior)
         self._study = optuna.create_study(sampler=self._sampler)
         self._taken: set[int] = set()
         self._asked: dict[int, optuna.Trial] = {}

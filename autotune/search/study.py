@@ -38,6 +38,7 @@ from autotune.store.records import Measurement, Trial, Verdict, Winner
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from autotune.search.sampler.prior import PriorStudy
     from autotune.space.searchspace import SearchSpace
     from autotune.store.history import History
     from autotune.store.records import Configuration, StudyKey
@@ -54,6 +55,10 @@ HOPELESS = 5.0
 HOPELESS_SHARE = 0.01
 """A configuration whose bare call, right after the build, takes this many times the best so far, and this
 share of the budget, is neither checked nor screened: that would take eight calls, and two have told."""
+
+MAKING_TIMES = 2.0
+"""Times the budget that making the problem and its baseline may take where others wait for their turn: it was
+expected to take less than the budget, and what is so slow to make is as slow to search."""
 
 GRACE_SECONDS = 5.0
 """What the final may take beyond the study's end: all that was measured would be lost with it."""
@@ -127,6 +132,7 @@ class Study:
         budget: what it may spend.
         hints: configurations to try first, e.g. winners of neighbouring sizes; those outside the space are
             passed over.
+        prior: what earlier studies of this problem's neighbourhood found; the search starts from it.
         rules: margin and confidence of the final.
         limit_ns: the least latency that the device's ceilings allow the prepared problem, given what was
             reached; None if unknown.
@@ -143,6 +149,7 @@ class Study:
         budget: Budget,
         *,
         hints: Sequence[Configuration] = (),
+        prior: Sequence[PriorStudy] = (),
         rules: Rules | None = None,
         limit_ns: Callable[[Prepared, float], float | None] = lambda *_: None,
         observe: Callable[[Progress], None] = lambda _: None,
@@ -154,12 +161,14 @@ class Study:
         self.history = history
         self.budget = budget
         self.hints = hints
+        self.prior = prior
         self.rules = rules or Rules()
         self.seed = seed
         self.progress = Progress(str(space.problem), budget.seconds, len(space))
         self._limit_ns = limit_ns
         self._observe = observe
         self.prepared: Prepared | None = None
+        self.making_seconds: float | None = None
         self._trials: list[Trial] = []
         self._resident: list[Trial] = []
 
@@ -205,14 +214,15 @@ class Study:
     def _start(self) -> None:
         """Prepare the worker, measure the baseline, and take up what an earlier run of this study left."""
         self._report()
-        self.worker.deadline = self.budget.deadline
+        if self.budget.deadline is not None:
+            longest = self.progress.started + MAKING_TIMES * self.budget.seconds
+            self.worker.deadline = min(self.budget.deadline, longest)
         self.prepared = self.worker.prepare(self.space.problem, self.seed)
         built = self.worker.build(BASELINE, self.space.baseline)
         error = self.worker.check(BASELINE, self.seed)
         self.baseline = Contender(BASELINE, self.space.baseline, error, built.memory_bytes)
-        # What building everything anew takes, should a trial end the process.
-        making = self.prepared.seconds + built.compile_seconds
-        self._rebuild_seconds = self.worker.start_seconds + making
+        self.worker.deadline = self.budget.deadline
+        self.making_seconds = self.prepared.seconds + built.compile_seconds
         screened = self.worker.measure(BASELINE, budget_seconds=self.budget.screen_seconds)
         self.progress.baseline_ns = self.baseline_ns = screened.p50_ns
         self._longest_final_seconds = self.budget.seconds_left / 2
@@ -222,7 +232,7 @@ class Study:
 
     def _search(self) -> str:
         """Try configurations until something is spent; returns what was."""
-        proposals = Proposals(self.space.pool, self.seed)
+        proposals = Proposals(self.space.pool, self.seed, self.prior)
         proposals.learn(self.space.baseline, self.baseline_ns)
         for trial in self._trials:
             proposals.learn_trial(trial)
@@ -260,7 +270,7 @@ class Study:
         started_at, started = time.time(), time.monotonic()
         if self.budget.deadline is not None:
             # A trial that has to be killed takes all that was built with it.
-            rebuild = 0.0 if self._must_decide_if_rebuilt() else self._rebuild_seconds
+            rebuild = 0.0 if self._must_decide_if_rebuilt() else self._rebuild_seconds()
             self.worker.deadline = self.budget.deadline - self._final_seconds() - rebuild
         try:
             verdict, reason = self._stages(trial_slot(number), configuration, outcome)
@@ -387,7 +397,11 @@ class Study:
 
     def _must_decide_if_rebuilt(self) -> bool:
         """Whether no more time is left than building everything anew and the final take."""
-        return self.budget.seconds_left <= self._final_seconds() + self._rebuild_seconds
+        return self.budget.seconds_left <= self._final_seconds() + self._rebuild_seconds()
+
+    def _rebuild_seconds(self) -> float:
+        """What building everything anew takes, should a trial end the process."""
+        return self.worker.start_seconds + (self.making_seconds or 0.0)
 
     def _current_winner(self) -> Winner | None:
         key = self.key

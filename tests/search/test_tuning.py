@@ -20,7 +20,7 @@ def linear(n: int):
 
 SMALL = [linear(n) for n in (256, 512, 1024)]
 HUGE = declaration("fused_moe").problem(
-    {"tokens": 1, "experts": 384, "top_k": 8, "hidden": 7168, "intermediate": 512}
+    {"tokens": 1, "experts": 384, "top_k": 8, "hidden": 7168, "intermediate": 96}
 )
 
 
