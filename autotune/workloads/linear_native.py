@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from autotune.workloads import native
 from autotune.workloads.huge_pages import empty_in_huge_pages
 from autotune.workloads.int4 import GROUP, int4_steps
-from autotune.workloads import native
 from autotune.workloads.native import STORAGE_TYPES, accepted, compile_kernel
 
 if TYPE_CHECKING:
