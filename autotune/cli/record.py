@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from autotune.fingerprint import Device
     from autotune.search.landscape_file import LandscapeFile
-    from autotune.space import Problem, SearchSpace
+    from autotune.space import Problem, SearchSpace, SpaceDeclaration
 
 
 def record(
@@ -36,6 +36,12 @@ def record(
             "--out", metavar="FILE", help="*.json or *.json.gz; by default named after problem and device."
         ),
     ] = None,
+    declared_in: Annotated[
+        Path | None,
+        typer.Option(
+            "--space", metavar="FILE.toml", help="The workload's space as declared there, not as shipped."
+        ),
+    ] = None,
     max_error: options.MaxError = None,
     budget: Annotated[
         str | None, typer.Option("--budget", help="Time after which to stop, e.g. 10m; by default none.")
@@ -51,12 +57,12 @@ def record(
     from autotune.cli import output
     from autotune.fingerprint import device_named
     from autotune.space import SearchSpace
-    from autotune.workloads.registry import declaration
 
     options.import_modules(module)
     device = device_named("cpu")
-    wanted = options.problem(workload, problem)
-    space = SearchSpace.build(declaration(workload), wanted, device.facts, max_error)
+    declared = _declaration(workload, declared_in)
+    wanted = declared.problem(options.dimensions(problem))
+    space = SearchSpace.build(declared, wanted, device.facts, max_error)
     count = _count(len(space), part, share)
     seconds = options.seconds(budget, "--budget") if budget else None
     path = out or Path(default_name(wanted, device))
@@ -69,6 +75,22 @@ def record(
     else:
         _print(told)
     return 130 if interrupted else 0
+
+
+def _declaration(workload: str, path: Path | None) -> SpaceDeclaration:
+    from autotune.space.declaration import read_declaration
+    from autotune.workloads.registry import declaration
+
+    known = declaration(workload)
+    if path is None:
+        return known
+    declared = read_declaration(str(path))
+    if declared.workload != workload:
+        raise UsageError(
+            f"--space {str(path)!r}: declares {declared.workload!r}, as its name says; "
+            f"expected a file named {workload}.toml"
+        )
+    return declared
 
 
 def default_name(problem: Problem, device: Device) -> str:

@@ -62,6 +62,18 @@ def test_a_part_is_recorded_then_the_rest_and_then_nothing(environment, tmp_path
     assert len(landscape) == 7
 
 
+def test_another_declaration_of_the_space_is_recorded(environment, tmp_path) -> None:
+    (tmp_path / "blocked_softmax.toml").write_text(
+        "[dimensions.rows]\n[dimensions.width]\n[baseline]\nimplementation = 'function'\nblock = 8\n"
+        "[implementations.function.parameters]\nblock = [8, 24]\n"
+    )
+    words = ("--space", str(tmp_path / "blocked_softmax.toml"), "--out", "narrow.json", "--json")
+    told = json.loads(autotune(environment, tmp_path / "here", *WORDS, *words))
+    assert told["recorded"] == told["configurations"] == 2
+    landscape = read_landscape(tmp_path / "here" / "narrow.json")
+    assert landscape.pool.find({"implementation": "function", "block": 24}) is not None
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_what_was_recorded_survives_ctrl_c_and_kill(environment, tmp_path, sent) -> None:
     environment["AUTOTUNE_CONFIG"] = str(tmp_path / "slow.toml")
@@ -106,6 +118,11 @@ def test_what_was_recorded_survives_ctrl_c_and_kill(environment, tmp_path, sent)
         (["--out", "softmax.txt"], "expected a name that ends in .json or .json.gz"),
         (["--out", "nowhere/softmax.json"], "cannot be written"),
         (["--budget", "soon"], "--budget 'soon' is not a duration"),
+        (["--space", "nowhere/blocked_softmax.toml"], "blocked_softmax.toml: cannot be read"),
+        (
+            ["--space", str(ROOT / "search_spaces" / "linear.toml")],
+            "expected a file named blocked_softmax.toml",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(words, complaint, capsys, tmp_path, monkeypatch) -> None:
