@@ -5,8 +5,8 @@
 
 LANDSCAPE is a file in the cache format of Kernel Tuner, gzipped or not, or a folder of such files, named
 `<kernel>__<device>.json[.gz]`; by default our own recordings in `benchmarks/landscapes/`. All methods get the
-same seeds and the same budget. A configuration that was compiled or run and failed counts as an evaluation; one
-that a static constraint rules out is free, and so is one that was tried before.
+same seeds and the same budget. A configuration that was compiled or run and failed counts as an evaluation;
+one that a static constraint rules out is free, and so is one that was tried before.
 
 Methods (`--only` takes the names, comma-separated):
 
