@@ -161,7 +161,7 @@ class LandscapeFile:
             if theirs.get(fact) != ours[fact]:
                 difference = f"{fact} {theirs.get(fact)!r}, this is {ours[fact]!r}"
                 raise UsageError(f"{self.path}: was recorded with {difference}; {other}")
-        ours["baseline_measurements"] = theirs["baseline_measurements"]
+        ours["baseline_measurements"] = theirs.get("baseline_measurements", [])
         self.entries = content["cache"]
 
 
