@@ -11,6 +11,7 @@ from autotune.cli.doctor import doctor
 from autotune.cli.fingerprint import fingerprint
 from autotune.cli.history import compare, explain, history, show
 from autotune.cli.plan import plan
+from autotune.cli.record import record
 from autotune.cli.report import report
 from autotune.cli.rollback import rollback
 from autotune.cli.spaces import spaces
@@ -38,6 +39,7 @@ for command in (
     compare,
     report,
     bench,
+    record,
     rollback,
     doctor,
 ):
