@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from autotune.space.pool import Pool
     from autotune.store.records import Configuration
 
+IMPROBABLE = 0.001
+PATIENCE = 8
+"""Further improvement is improbable once so many proposals one after the other were each expected to shorten
+the best time by less than this share."""
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -41,6 +46,7 @@ class Proposals:
         self._study = optuna.create_study(sampler=self._sampler)
         self._taken: set[int] = set()
         self._asked: dict[int, optuna.Trial] = {}
+        self._improbable = 0
 
     def first(self, configurations: Iterable[Configuration]) -> None:
         """Propose these before any other; those outside the pool or tried before are passed over."""
@@ -87,7 +93,14 @@ class Proposals:
         assert row is not None, "the sampler proposes rows of the pool"
         self._taken.add(row)
         self._asked[row] = trial
+        gain = self._sampler.expected_improvement
+        self._improbable = self._improbable + 1 if gain is not None and gain < IMPROBABLE else 0
         return configuration
+
+    @property
+    def are_improbable(self) -> bool:
+        """Whether the model expects next to nothing of the latest proposals, and so of all that is left."""
+        return self._improbable >= PATIENCE
 
     def _queued(self) -> bool:
         return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))

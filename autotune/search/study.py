@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -19,6 +20,7 @@ from msgspec.structs import replace
 from autotune.errors import TrialError
 from autotune.measure.comparison import Rules
 from autotune.measure.statistics import median_interval
+from autotune.search.budget import Budget, Progress
 from autotune.search.final import (
     ACCURACY_SLACK,
     BASELINE,
@@ -36,7 +38,7 @@ from autotune.search.proposals import Proposals
 from autotune.store.records import Measurement, Trial, Verdict, Winner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from autotune.search.sampler.prior import PriorStudy
     from autotune.space.searchspace import SearchSpace
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 
 NOISY = 2.0
 """A median that is not known within this factor when the time is up says nothing about the configuration."""
+
+__all__ = ["Budget", "Progress", "Study"]
 
 LEAST_TRIALS = 3
 """Tried however short the budget is: a decision without a challenger would be none."""
@@ -60,65 +64,12 @@ MAKING_TIMES = 2.0
 """Times the budget that making the problem and its baseline may take where others wait for their turn: it was
 expected to take less than the budget, and what is so slow to make is as slow to search."""
 
+MOST_AHEAD = 8
+"""Configurations chosen together, to be compiled side by side: each is chosen without what the others of its
+batch will have shown."""
+
 GRACE_SECONDS = 5.0
 """What the final may take beyond the study's end: all that was measured would be lost with it."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a study may spend.
-
-    Attributes:
-        seconds: wall-clock of the device, preparation and final included. Exceeded where less would decide
-            nothing: for the least trials, and for rounds of a slow baseline.
-        trials: configurations to try; None for no limit.
-        screen_seconds: longest sampling of one configuration while searching.
-        final_share: share of `seconds` kept for the interleaved final and the re-measurement.
-        deadline: moment on the monotonic clock by which the study ends in any case; None for none.
-    """
-
-    seconds: float
-    trials: int | None = None
-    screen_seconds: float = 0.5
-    final_share: float = 0.35
-    deadline: float | None = None
-
-    @property
-    def seconds_left(self) -> float:
-        """Until the deadline."""
-        return math.inf if self.deadline is None else self.deadline - time.monotonic()
-
-
-@dataclass
-class Progress:
-    """Where a study stands, for whoever watches.
-
-    Attributes:
-        phase: `preparing`, `searching`, `deciding` or `done`.
-        possible: configurations in the space.
-        best_ns: best screened median so far, None before the first.
-        baseline_ns: the baseline's screened median, None before it is known.
-    """
-
-    problem: str
-    budget_seconds: float
-    possible: int
-    phase: str = "preparing"
-    tried: int = 0
-    verdicts: Counter[Verdict] = field(default_factory=Counter)
-    best_ns: float | None = None
-    baseline_ns: float | None = None
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def elapsed_seconds(self) -> float:
-        """Seconds since the study started."""
-        return time.monotonic() - self.started
-
-    @property
-    def speedup(self) -> float | None:
-        """Best screened median against the baseline's: an estimate until the final."""
-        return self.baseline_ns / self.best_ns if self.best_ns and self.baseline_ns else None
 
 
 class Study:
@@ -168,7 +119,8 @@ class Study:
         self._limit_ns = limit_ns
         self._observe = observe
         self.prepared: Prepared | None = None
-        self.making_seconds: float | None = None
+        self.making_seconds = 0.0
+        self._compiles_ahead = True
         self._trials: list[Trial] = []
         self._resident: list[Trial] = []
 
@@ -186,7 +138,7 @@ class Study:
         reason = "interrupted"
         try:
             self._start()
-            reason = self._search()
+            reason = self.progress.end_reason = self._search()
             winner = self._decide()
             self.history.promote(self.id, winner)
         except TrialError as error:
@@ -197,6 +149,7 @@ class Study:
             raise
         finally:
             self.worker.deadline = None
+            self.making_seconds = self.making_seconds or self.progress.elapsed_seconds
             self.history.end_study(self.id, reason)
         self._report(phase="done")
         return winner
@@ -240,21 +193,57 @@ class Study:
             proposals.learn(quarantined, None)
         proposals.first(self.hints)
         fresh = 0
+        waiting: deque[tuple[Configuration, float]] = deque()
         while True:
             spent = self.progress.elapsed_seconds > self.budget.seconds * (1 - self.budget.final_share)
             if (spent and fresh >= LEAST_TRIALS) or self.budget.seconds_left < self._final_seconds():
                 return "budget"
             if self.budget.trials is not None and fresh >= self.budget.trials:
                 return "trials"
-            configuration = proposals.ask()
-            if configuration is None:
-                return "exhausted"
             self._report(phase="searching")
-            trial = self._try(configuration)
+            if not waiting:
+                most = math.inf if self.budget.trials is None else self.budget.trials - fresh
+                waiting.extend(self._compiled_ahead(proposals, most))
+            if not waiting:
+                return "exhausted"
+            if proposals.are_improbable and fresh >= LEAST_TRIALS:
+                return "improbable"
+            trial = self._try(*waiting.popleft())
             proposals.learn_trial(trial)
             fresh += 1
             if trial.verdict is Verdict.PREEMPTED and self._must_decide_if_rebuilt():
                 return "budget"
+
+    def _compiled_ahead(self, proposals: Proposals, most: float) -> list[tuple[Configuration, float]]:
+        """The next configurations, each with the seconds that compiling it took.
+
+        On a CPU the compiler and the kernels share the cores, so a batch is compiled on all of them while
+        nothing is timed, and tried afterwards.
+        """
+        assert self.prepared is not None, "searched after preparation"
+        size = int(min(most, self.prepared.compilers, MOST_AHEAD)) if self._compiles_ahead else 1
+        asked = [proposals.ask() for _ in range(max(size, 1))]
+        batch = [configuration for configuration in asked if configuration is not None]
+        seconds = [0.0] * len(batch)
+        if len(batch) > 1:
+            with self._trial_deadline():
+                try:
+                    seconds = self.worker.compile(batch)
+                except TrialError:
+                    # Whose fault it was shows when each is built on its own.
+                    self._compiles_ahead = False
+        return list(zip(batch, seconds, strict=True))
+
+    @contextmanager
+    def _trial_deadline(self) -> Iterator[None]:
+        """Stop the worker in time for the final: what has to be killed takes all that was built with it."""
+        if self.budget.deadline is not None:
+            rebuild = 0.0 if self._must_decide_if_rebuilt() else self._rebuild_seconds()
+            self.worker.deadline = self.budget.deadline - self._final_seconds() - rebuild
+        try:
+            yield
+        finally:
+            self.worker.deadline = self.budget.deadline
 
     def _quarantined(self) -> list[Configuration]:
         """Configurations that did harm on this device and stack before."""
@@ -263,26 +252,22 @@ class Study:
             key.device, key.stack, key.workload, key.problem, allowed_error=self.allowed_error
         )
 
-    def _try(self, configuration: Configuration) -> Trial:
+    def _try(self, configuration: Configuration, compiled_seconds: float) -> Trial:
         """Run one configuration through the stages and record how it ended."""
         number = len(self._trials)
         outcome: dict[str, Any] = {"stage": "compile"}
         started_at, started = time.time(), time.monotonic()
-        if self.budget.deadline is not None:
-            # A trial that has to be killed takes all that was built with it.
-            rebuild = 0.0 if self._must_decide_if_rebuilt() else self._rebuild_seconds()
-            self.worker.deadline = self.budget.deadline - self._final_seconds() - rebuild
         try:
-            verdict, reason = self._stages(trial_slot(number), configuration, outcome)
+            with self._trial_deadline():
+                verdict, reason = self._stages(trial_slot(number), configuration, outcome)
         except TrialError as failure:
             verdict, reason = Verdict(failure.verdict), failure.reason
         except KeyboardInterrupt:
             self.worker.kill()
             self._record(Trial(number, configuration, Verdict.PREEMPTED, outcome["stage"], "interrupted"))
             raise
-        finally:
-            self.worker.deadline = self.budget.deadline
         measure_seconds = time.monotonic() - started - outcome.get("compile_seconds", 0.0)
+        outcome["compile_seconds"] = outcome.get("compile_seconds", 0.0) + compiled_seconds
         trial = Trial(
             number,
             configuration,
@@ -401,7 +386,7 @@ class Study:
 
     def _rebuild_seconds(self) -> float:
         """What building everything anew takes, should a trial end the process."""
-        return self.worker.start_seconds + (self.making_seconds or 0.0)
+        return self.worker.start_seconds + self.making_seconds
 
     def _current_winner(self) -> Winner | None:
         key = self.key

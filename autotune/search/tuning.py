@@ -156,8 +156,7 @@ class Tuner:
         try:
             winner = study.run()
         finally:
-            if study.making_seconds is not None:
-                self._preparations.learn(problem, study.making_seconds)
+            self._preparations.learn(problem, study.making_seconds)
         publish(self.history, f"study {study.id}: {problem}")
         return winner
 

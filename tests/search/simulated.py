@@ -77,14 +77,23 @@ class SimulatedWorker:
     Args:
         cost: latency of a configuration at a size.
         noise: standard deviation of the log of a sample.
+        compilers: configurations compiled at once.
+        compile_seconds: what each takes; None for a compiler that hangs.
     """
 
     deadline: float | None = None
     start_seconds = 0.0
 
     def __init__(
-        self, cost: Callable[[Configuration, int], float] = latency_ns, noise: float = NOISE
+        self,
+        cost: Callable[[Configuration, int], float] = latency_ns,
+        noise: float = NOISE,
+        compilers: int = 1,
+        compile_seconds: float | None = 0.0,
     ) -> None:
+        self.compiled: list[int] = []
+        self._compilers = compilers
+        self._compile_seconds = compile_seconds
         self._cost = cost
         self._noise = noise
         self._random = np.random.default_rng(0)
@@ -102,7 +111,13 @@ class SimulatedWorker:
     def prepare(self, problem: Problem, seed: int) -> Prepared:
         self._m, self._slots = problem["m"], {}
         self._random = np.random.default_rng(seed)
-        return Prepared(flops=1000, bytes=1000, dtype="float32", seconds=0.0)
+        return Prepared(flops=1000, bytes=1000, dtype="float32", seconds=0.0, compilers=self._compilers)
+
+    def compile(self, configurations: Sequence[Configuration]) -> list[float]:
+        self.compiled.append(len(configurations))
+        if self._compile_seconds is None:
+            raise TrialError(Verdict.HUNG, "compile: no end within 120 s")
+        return [self._compile_seconds] * len(configurations)
 
     def build(self, slot: str, configuration: Configuration, **_: Any) -> Built:
         self._slots[slot] = self._cost(configuration, self._m)
