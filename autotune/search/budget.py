@@ -46,8 +46,8 @@ class Progress:
         possible: configurations in the space.
         best_ns: best screened median so far, None before the first.
         baseline_ns: the baseline's screened median, None before it is known.
-        end_reason: why the search ended: `budget`, `trials`, `exhausted`, or `improbable` where the model expects
-            nothing of what is left; empty before.
+        end_reason: why the search ended: `budget`, `trials`, `exhausted`, or `improbable` where its model
+            expects nothing of what is left; empty before.
     """
 
     problem: str
