@@ -55,7 +55,7 @@ def get_best_config(
 
     Args:
         workload: name of the workload, e.g. `"linear"`.
-        objective: what to be best at; `"latency"`.
+        objective: what to be best at: `"latency"`, the median, or `"tail"`, the 99th percentile.
         max_error: greatest relative error accepted, for the fastest choice within it; None for a choice that
             is as accurate as the framework's own default.
         qualifiers: values that the configuration must have, e.g. `{"compute_dtype": "bfloat16"}`.

@@ -32,7 +32,9 @@ DeviceName = Annotated[
         "--device", help="cpu, cuda, cuda:1, or a profile such as nvidia-h200; this host's by default."
     ),
 ]
-Objective = Annotated[str, typer.Option("--objective", help="What to optimise: latency.")]
+Objective = Annotated[
+    str, typer.Option("--objective", help="What to optimise: latency (the median) or tail (p99).")
+]
 MaxError = Annotated[
     float | None,
     typer.Option(

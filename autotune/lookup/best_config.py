@@ -64,7 +64,8 @@ class BestConfig(Mapping[str, object]):
         p99_ns: 99th percentile of the latency.
         error: relative error against a higher-precision reference.
         memory_bytes: memory that the built configuration holds.
-        baseline_ns: the baseline's median latency in the comparison that decided.
+        baseline_ns: the baseline's latency in the comparison that decided: its median, or its 99th percentile
+            where the objective is `tail`.
         speedup: over the baseline, from that comparison's pairs.
         speedup_interval: its confidence interval, (low, high).
         is_baseline: whether this is the baseline, kept because nothing beat it or nothing better is known.

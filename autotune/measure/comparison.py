@@ -9,6 +9,11 @@ however often one looks, so the rounds can stop as soon as all is decided. Where
 "faster" has several readings, so an interval here is the hull of three: the confidence sequence, the paired
 bootstrap interval of the trimmed mean, and the median. A claim must hold for all of them.
 
+A percentile other than the median is judged once, when the rounds are over: that of each contender by its
+order statistics (`percentile_interval`), a ratio of two by the ends of both intervals. That needs hundreds of
+rounds, and holds for rounds that are independent of each other; a disturbance that lasts over several rounds
+hits all contenders in them.
+
 The defender is the incumbent, or the baseline when there is none. All others challenge: a challenger must
 beat the defender *and* the baseline by the margin. The baseline itself challenges an incumbent, and takes its
 place back from one that has become slower than the framework's own default.
@@ -25,8 +30,8 @@ import msgspec
 import numpy as np
 
 from autotune.errors import InternalError
-from autotune.measure.confidence import confidence_sequence, rejects_at_most
-from autotune.measure.statistics import paired_bootstrap
+from autotune.measure.confidence import LARGEST_LOG_RATIO, confidence_sequence, rejects_at_most
+from autotune.measure.statistics import paired_bootstrap, percentile_interval
 from autotune.store.records import Interval, Proof
 
 if TYPE_CHECKING:
@@ -37,6 +42,8 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 LOOK_EVERY_ROUND_UNTIL = 20
+MEDIAN = 50.0
+
 LOOK_GROWTH = 1.05
 """Later looks come every 5 % more rounds: judging takes time too, and a round more changes little by then."""
 
@@ -49,12 +56,14 @@ class Rules(msgspec.Struct, frozen=True):
         margin: by how much a challenger must be faster, e.g. 0.01.
         confidence: that no challenger is found faster that is not, over all challengers and looks.
         round_cap: most rounds.
+        percentile: of the latency, which is compared.
     """
 
     budget_seconds: float = 10.0
     margin: float = 0.01
     confidence: float = 0.99
     round_cap: int = 1000
+    percentile: float = MEDIAN
 
 
 class Outcome(StrEnum):
@@ -115,7 +124,7 @@ class Comparison(msgspec.Struct, frozen=True):
 def decide(comparison: Comparison) -> str:
     """The name to promote or keep: the fastest proven challenger, else the defender.
 
-    Among challengers proven against both baseline and incumbent, the one with the lowest median wins; of
+    Among challengers proven against both baseline and incumbent, the one with the lowest latency wins; of
     those within the margin of the lowest the first listed does, so that near-ties end alike every time.
     """
     proven = [name for name in comparison.contenders if comparison.outcome(name) is Outcome.FASTER]
@@ -203,6 +212,8 @@ class _Rounds:
 
     def judge(self) -> None:
         """Drop challengers that are beaten, note pairs that are won, and say who runs the next round."""
+        if self._rules.percentile != MEDIAN:  # its intervals may be looked at once only
+            return
         for name in tuple(self._challengers):
             open_to = [other for other in self._references(name) if (name, other) not in self._won]
             if any(self._cannot_beat(name, other) for other in open_to):
@@ -265,6 +276,23 @@ class _Rounds:
     def _median_ns(self, name: str, among: npt.NDArray[np.bool_] | slice = slice(None)) -> float:
         return math.exp(float(np.nanmedian(self._column(name)[among])))
 
+    def _latency_ns(self, name: str, among: npt.NDArray[np.bool_] | slice = slice(None)) -> float:
+        """The percentile that is compared."""
+        return math.exp(float(np.nanpercentile(self._column(name)[among], self._rules.percentile)))
+
+    def _percentile_ratio(self, name: str, other: str) -> Interval:
+        """`other / name` of the percentiles; each interval errs half as often as the ratio may."""
+        (low, high), (other_low, other_high) = (
+            percentile_interval(np.exp(self._column(one)), self._rules.percentile, 1 - self._alpha / 2)
+            for one in (name, other)
+        )
+        bound = math.exp(LARGEST_LOG_RATIO)
+        return Interval(
+            self._latency_ns(other) / self._latency_ns(name),
+            max(other_low / high, 1 / bound),
+            min(other_high / low if low else bound, bound),
+        )
+
     def _log_ratios(self, name: str, other: str) -> Floats:
         """`log(other / name)` of the rounds in which both ran: above 0, `name` is faster."""
         ratios: Floats = self._column(other) - self._column(name)
@@ -273,6 +301,8 @@ class _Rounds:
     def _interval(self, name: str, other: str) -> Interval:
         if name == other:
             return Interval(1.0, 1.0, 1.0)
+        if self._rules.percentile != MEDIAN:
+            return self._percentile_ratio(name, other)
         differences = self._log_ratios(name, other)
         median = float(np.median(differences))
         readings = [
@@ -288,8 +318,8 @@ class _Rounds:
             rounds=int(np.sum(together)),
             confidence=self._rules.confidence,
             margin=self._rules.margin,
-            latency_ns=self._median_ns(name),
-            baseline_ns=self._median_ns(self._baseline, together),
+            latency_ns=self._latency_ns(name),
+            baseline_ns=self._latency_ns(self._baseline, together),
             against_baseline=self._interval(name, self._baseline),
             against_incumbent=None if incumbent is None else self._interval(name, incumbent),
             stopped=stopped,

@@ -37,6 +37,33 @@ def median_interval(samples: Sequence[float] | Floats, confidence: float) -> tup
     return float(ordered[rank]), float(ordered[n - 1 - rank])
 
 
+def percentile_interval(
+    samples: Sequence[float] | Floats, q: float, confidence: float
+) -> tuple[float, float]:
+    """Distribution-free confidence interval of a percentile, from order statistics, exact for any number.
+
+    How many samples lie below the percentile is binomial (Conover, section 3.2). With too few for the
+    confidence a side is open: 0, or infinity. For the upper bound of the 99th percentile at 99 % that is
+    below 528 samples.
+
+    Args:
+        samples: independent samples, at least one.
+        q: 0 to 100, exclusive.
+        confidence: two-sided, 0 to 1.
+    """
+    ordered = np.sort(np.asarray(samples, dtype=np.float64))
+    n, share = len(ordered), q / 100
+    counts = np.arange(n + 1)
+    log_factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    log_choose = log_factorials[n] - log_factorials - log_factorials[::-1]
+    at_most = np.cumsum(np.exp(log_choose + counts * math.log(share) + (n - counts) * math.log1p(-share)))
+    error = (1 - confidence) / 2
+    # The greatest rank that lies above the percentile with at most that probability, and the least below it.
+    low = int(np.searchsorted(at_most, error, side="right"))
+    high = int(np.searchsorted(at_most, 1 - error, side="left")) + 1
+    return float(ordered[low - 1]) if low else 0.0, float(ordered[high - 1]) if high <= n else math.inf
+
+
 def paired_bootstrap(
     differences: Floats, confidence: float, *, seed: int, resamples: int = 2000
 ) -> tuple[float, float]:

@@ -44,8 +44,8 @@ class Progress:
     Attributes:
         phase: `preparing`, `searching`, `deciding` or `done`.
         possible: configurations in the space.
-        best_ns: best screened median so far, None before the first.
-        baseline_ns: the baseline's screened median, None before it is known.
+        best_ns: best screened latency so far, None before the first.
+        baseline_ns: the baseline's screened latency, None before it is known.
         end_reason: why the search ended: `budget`, `trials`, `exhausted`, or `improbable` where its model
             expects nothing of what is left; empty before.
     """

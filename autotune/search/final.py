@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec.structs import replace
 
 from autotune.errors import TrialError
+from autotune.search.objective import LATENCY
 from autotune.store.records import Choice, Configuration, Measurement, Proof, Trial, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from autotune.measure.comparison import Comparison, Rules
+    from autotune.search.objective import Objective
     from autotune.worker.worker import Worker
 
 T = TypeVar("T", Trial, Choice)
@@ -25,14 +27,6 @@ T = TypeVar("T", Trial, Choice)
 CLEARLY_SLOWER = 1.15
 """A configuration this much slower than the best has lost: its screening stops, and it is no finalist. What
 may still win is kept: screening runs one after the other, where drift alone reaches several per cent."""
-
-LEAST_ROUNDS = 14
-"""Rounds that the final has time for, where possible: with fewer the confidence sequence proves nothing,
-however large the difference, and a slow baseline would stay for want of time."""
-
-MOST_FINALISTS = 4
-"""Accurate configurations in the final, and as many less accurate ones. Screening ranks within a few per
-cent; more finalists take rounds from each other."""
 
 ACCURACY_SLACK = 0.01
 """Errors within this share of each other count as equal: the order of summation alone moves them by less."""
@@ -54,7 +48,7 @@ class Contender:
     Attributes:
         slot: its name in the worker.
         trial: number of its trial; None for baseline and incumbent.
-        screened_ns: its median in screening; 0 if it was not screened.
+        screened_ns: what screening estimated of the objective; 0 if it was not screened.
     """
 
     slot: str
@@ -65,9 +59,9 @@ class Contender:
     screened_ns: float = 0.0
 
     @classmethod
-    def of(cls, trial: Trial) -> Contender:
+    def of(cls, trial: Trial, objective: Objective = LATENCY) -> Contender:
         """The contender that a trial makes."""
-        error, memory, screened = trial.error or 0.0, trial.memory_bytes or 0, _screened_ns(trial)
+        error, memory, screened = trial.error or 0.0, trial.memory_bytes or 0, _screened_ns(trial, objective)
         return cls(trial_slot(trial.number), trial.configuration, error, memory, trial.number, screened)
 
 
@@ -86,6 +80,7 @@ class Final:
     rules: Rules
     accurate: float
     seed: int
+    objective: Objective = LATENCY
 
     def decide(
         self,
@@ -111,7 +106,11 @@ class Final:
         defenders = [baseline, *([incumbent] if incumbent else [])]
         comparison, contenders = self._compare([*defenders, *accurate], incumbent, rounds_seconds)
         winner = contenders[comparison.winner]
-        fresh = self.worker.measure(winner.slot, budget_seconds=seconds * REMEASURE_SHARE)
+        fresh = self.worker.measure(
+            winner.slot,
+            budget_seconds=seconds * REMEASURE_SHARE,
+            min_samples=self.objective.least_samples,
+        )
         choices = [self._choice(winner, comparison.proofs[winner.slot], winner is baseline, fresh)]
         proven = {slot: comparison.proofs[slot] for slot in contenders if slot not in (winner.slot, BASELINE)}
         for contender in lossy:
@@ -124,7 +123,7 @@ class Final:
             for slot, proof in proven.items()
             if proof.against_baseline.low > 1 + self.rules.margin
         ]
-        return pareto_front([choices[0], *sorted(faster, key=lambda choice: choice.latency_ns)])
+        return pareto_front([choices[0], *sorted(faster, key=lambda choice: choice.proof.latency_ns)])
 
     def _compare(
         self, contenders: Sequence[Contender], incumbent: Contender | None, seconds: float
@@ -137,7 +136,7 @@ class Final:
                     list(alive),
                     baseline=BASELINE,
                     incumbent=incumbent.slot if incumbent and incumbent.slot in alive else None,
-                    rules=replace(self.rules, budget_seconds=seconds),
+                    rules=replace(self.rules, budget_seconds=seconds, percentile=self.objective.percentile),
                     seed=self.seed,
                 )
                 return comparison, alive
@@ -188,6 +187,7 @@ def select_finalists(
     accurate: float,
     baseline_ns: float,
     excluded: Sequence[Configuration] = (),
+    objective: Objective = LATENCY,
 ) -> list[Trial]:
     """The trials that go to the final: the fastest accurate ones, and the front of the less accurate ones.
 
@@ -197,38 +197,45 @@ def select_finalists(
     Args:
         trials: of one study.
         accurate: the largest error of a configuration that is as accurate as the baseline.
-        baseline_ns: the baseline's screened median.
+        baseline_ns: what screening estimated of the baseline.
         excluded: configurations that are in the final anyway.
+        objective: by which they are ranked.
     """
+
+    def screened_ns(trial: Trial) -> float:
+        return _screened_ns(trial, objective)
+
     ranked = sorted(
         (t for t in trials if t.verdict is Verdict.OK and t.measurement and t.error is not None),
-        key=_screened_ns,
+        key=screened_ns,
     )
     as_accurate = [trial for trial in ranked if _error(trial) <= accurate]
-    limit_ns = CLEARLY_SLOWER * min([baseline_ns, *map(_screened_ns, as_accurate[:1])])
-    chosen = [t for t in as_accurate if _screened_ns(t) <= limit_ns and t.configuration not in excluded]
-    chosen = chosen[:MOST_FINALISTS]
+    limit_ns = CLEARLY_SLOWER * min([baseline_ns, *map(screened_ns, as_accurate[:1])])
+    chosen = [t for t in as_accurate if screened_ns(t) <= limit_ns and t.configuration not in excluded]
+    chosen = chosen[: objective.most_finalists]
     front: list[Trial] = []
     for trial in ranked:
         better = [*chosen[:1], *front]
         lossy = _error(trial) > accurate and trial.configuration not in excluded
-        hopeful = lossy and _screened_ns(trial) <= CLEARLY_SLOWER * baseline_ns
-        if hopeful and not any(_covers(other, trial, _screened_ns) for other in better):
+        hopeful = lossy and screened_ns(trial) <= CLEARLY_SLOWER * baseline_ns
+        if hopeful and not any(_covers(other, trial, screened_ns) for other in better):
             front.append(trial)
-    return chosen + front[:MOST_FINALISTS]
+    return chosen + front[: objective.most_finalists]
 
 
-def affordable(finalists: Sequence[Contender], baseline_ns: float, seconds: float) -> Sequence[Contender]:
+def affordable(
+    finalists: Sequence[Contender], baseline_ns: float, seconds: float, objective: Objective = LATENCY
+) -> Sequence[Contender]:
     """As many finalists, the first at least, as can be proven faster than the baseline in the time."""
     latencies = [baseline_ns, *(finalist.screened_ns for finalist in finalists)]
-    while len(latencies) > 2 and least_seconds(latencies) > seconds:
+    while len(latencies) > 2 and least_seconds(latencies, objective) > seconds:
         latencies.pop()
     return finalists[: len(latencies) - 1]
 
 
-def least_seconds(latencies_ns: Iterable[float]) -> float:
+def least_seconds(latencies_ns: Iterable[float], objective: Objective = LATENCY) -> float:
     """The shortest final that can prove anything of contenders with these latencies."""
-    return LEAST_ROUNDS * sum(latencies_ns) / 1e9 / (1 - REMEASURE_SHARE)
+    return objective.least_rounds * sum(latencies_ns) / 1e9 / (1 - REMEASURE_SHARE)
 
 
 def pareto_front(choices: Sequence[Choice]) -> tuple[Choice, ...]:
@@ -254,9 +261,9 @@ def _covers(better: T, worse: T, latency_ns: Callable[[T], float]) -> bool:
     )
 
 
-def _screened_ns(trial: Trial) -> float:
+def _screened_ns(trial: Trial, objective: Objective) -> float:
     assert trial.measurement is not None, "only measured trials are ranked"
-    return trial.measurement.p50_ns
+    return objective.value_ns(trial.measurement)
 
 
 def _error(of: Trial | Choice) -> float:

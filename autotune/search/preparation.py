@@ -10,7 +10,7 @@ from autotune.space.work import held_bytes
 if TYPE_CHECKING:
     from autotune.space.problem import Problem
 
-BYTES_PER_S = {"linear": 60e6, "mla_decode": 10e6, "fused_moe": 10e6}
+BYTES_PER_S = {"linear": 60e6, "mla_decode": 4e6, "fused_moe": 10e6}
 """Of what a problem holds, on two cores: drawn, packed for the baseline, and its references computed. Other
 machines differ from this by one factor, more or less, which the first problems tell."""
 

@@ -11,6 +11,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
+from autotune.search.objective import LATENCY
 from autotune.search.sampler import PoolSampler
 from autotune.store.records import Trial, Verdict
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from optuna.distributions import BaseDistribution
 
+    from autotune.search.objective import Objective
     from autotune.search.sampler.prior import PriorStudy
     from autotune.space.pool import Pool
     from autotune.store.records import Configuration
@@ -38,9 +40,17 @@ class Proposals:
         pool: the valid configurations.
         seed: of the sampler.
         prior: what earlier studies found.
+        objective: what trials are learnt by.
     """
 
-    def __init__(self, pool: Pool, seed: int, prior: Sequence[PriorStudy] = ()) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        seed: int,
+        prior: Sequence[PriorStudy] = (),
+        objective: Objective = LATENCY,
+    ) -> None:
+        self._objective = objective
         self._pool = pool
         self._sampler = PoolSampler(pool, seed, prior)
         self._study = optuna.create_study(sampler=self._sampler)
@@ -81,7 +91,7 @@ class Proposals:
         if trial.verdict is Verdict.PREEMPTED:
             return
         measured = trial.measurement if trial.verdict in (Verdict.OK, Verdict.NOISY) else None
-        self.learn(trial.configuration, measured.p50_ns if measured else None)
+        self.learn(trial.configuration, self._objective.value_ns(measured) if measured else None)
 
     def ask(self) -> Configuration | None:
         """The next configuration to try; None when all have been."""

@@ -34,6 +34,7 @@ from autotune.search.final import (
     select_finalists,
     trial_slot,
 )
+from autotune.search.objective import BY_NAME
 from autotune.search.proposals import Proposals
 from autotune.store.records import Measurement, Trial, Verdict, Winner
 
@@ -114,6 +115,7 @@ class Study:
         self.hints = hints
         self.prior = prior
         self.rules = rules or Rules()
+        self.objective = BY_NAME[key.objective]
         self.seed = seed
         self.progress = Progress(str(space.problem), budget.seconds, len(space))
         self._limit_ns = limit_ns
@@ -176,8 +178,12 @@ class Study:
         self.baseline = Contender(BASELINE, self.space.baseline, error, built.memory_bytes)
         self.worker.deadline = self.budget.deadline
         self.making_seconds = self.prepared.seconds + built.compile_seconds
-        screened = self.worker.measure(BASELINE, budget_seconds=self.budget.screen_seconds)
-        self.progress.baseline_ns = self.baseline_ns = screened.p50_ns
+        screened = self.worker.measure(
+            BASELINE,
+            budget_seconds=self.budget.screen_seconds,
+            min_samples=self.objective.least_samples,
+        )
+        self.progress.baseline_ns = self.baseline_ns = self.objective.value_ns(screened)
         self._longest_final_seconds = self.budget.seconds_left / 2
         self._trials = list(self.history.trials(self.id))
         self.progress.verdicts.update(trial.verdict for trial in self._trials)
@@ -185,7 +191,7 @@ class Study:
 
     def _search(self) -> str:
         """Try configurations until something is spent; returns what was."""
-        proposals = Proposals(self.space.pool, self.seed, self.prior)
+        proposals = Proposals(self.space.pool, self.seed, self.prior, self.objective)
         proposals.learn(self.space.baseline, self.baseline_ns)
         for trial in self._trials:
             proposals.learn_trial(trial)
@@ -302,15 +308,22 @@ class Study:
         # One less accurate that is faster is no reason to stop: the two do not compete for the same rank.
         limit_ns = self._best_ns(max(error, self.accurate)) * CLEARLY_SLOWER
         measurement = outcome["measurement"] = self.worker.measure(
-            slot, budget_seconds=self.budget.screen_seconds, clearly_slower_than_ns=limit_ns
+            slot,
+            budget_seconds=self.budget.screen_seconds,
+            clearly_slower_than_ns=limit_ns,
+            min_samples=self.objective.least_samples,
         )
         reason = _noise(measurement)
         return (Verdict.NOISY if reason else Verdict.OK), reason
 
     def _best_ns(self, allowed_error: float) -> float:
-        """The least screened median among the baseline and the trials with at most this error."""
+        """The least screened latency among the baseline and the trials with at most this error."""
         checked = (t for t in self._trials if t.error is not None and t.error <= allowed_error)
-        screened = (t.measurement.p50_ns for t in checked if t.verdict is Verdict.OK and t.measurement)
+        screened = (
+            self.objective.value_ns(t.measurement)
+            for t in checked
+            if t.verdict is Verdict.OK and t.measurement
+        )
         return min([self.baseline_ns, *screened])
 
     def _record(self, trial: Trial) -> None:
@@ -319,14 +332,14 @@ class Study:
         self.progress.tried += 1
         self.progress.verdicts[trial.verdict] += 1
         if trial.measurement:
-            median = trial.measurement.p50_ns
-            self.progress.best_ns = min(self.progress.best_ns or median, median)
+            value = self.objective.value_ns(trial.measurement)
+            self.progress.best_ns = min(self.progress.best_ns or value, value)
         self._report()
 
     def _keep_best_resident(self, trial: Trial) -> None:
         """Leave the likely finalists built in the worker, so that the final need not build them again."""
         self._resident.append(trial)
-        likely = select_finalists(self._resident, self.accurate, self.baseline_ns)
+        likely = select_finalists(self._resident, self.accurate, self.baseline_ns, objective=self.objective)
         for dropped in self._resident:
             if dropped not in likely:
                 self.worker.release(trial_slot(dropped.number))
@@ -340,16 +353,16 @@ class Study:
             raise TrialError(Verdict.PREEMPTED, "no time was left for a trial")
         if self.budget.deadline is not None:
             self.worker.deadline = self.budget.deadline + GRACE_SECONDS
-        final = Final(self.worker, self.rules, self.accurate, self.seed)
+        final = Final(self.worker, self.rules, self.accurate, self.seed, self.objective)
         final.ready([self.baseline])
         before = self._current_winner()
         incumbent = self._incumbent(before)
         excluded = [self.space.baseline, *([incumbent.configuration] if incumbent else [])]
-        chosen = select_finalists(self._trials, self.accurate, self.baseline_ns, excluded)
-        finalists = final.ready([Contender.of(trial) for trial in chosen])
+        chosen = select_finalists(self._trials, self.accurate, self.baseline_ns, excluded, self.objective)
+        finalists = final.ready([Contender.of(trial, self.objective) for trial in chosen])
         remaining = self.budget.seconds - self.progress.elapsed_seconds
         seconds = min(max(remaining, self._final_seconds()), self.budget.seconds_left)
-        proven = affordable(finalists, self.baseline_ns, seconds)
+        proven = affordable(finalists, self.baseline_ns, seconds, self.objective)
         choices = final.decide(self.baseline, incumbent, proven, max(seconds, 0.0))
         self.worker.deadline = None
         if self.key.max_error is None and before is not None:
@@ -377,7 +390,7 @@ class Study:
 
     def _final_seconds(self) -> float:
         """What the final takes: its share, or more where that would prove nothing of so slow a baseline."""
-        least = least_seconds([self.baseline_ns, self._best_ns(self.accurate)])
+        least = least_seconds([self.baseline_ns, self._best_ns(self.accurate)], self.objective)
         return min(max(self.budget.seconds * self.budget.final_share, least), self._longest_final_seconds)
 
     def _must_decide_if_rebuilt(self) -> bool:

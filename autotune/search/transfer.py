@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from autotune.search.objective import LATENCY
 from autotune.search.sampler.prior import PriorStudy
 from autotune.store.records import Verdict
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from autotune.fingerprint import Device
+    from autotune.search.objective import Objective
     from autotune.space.problem import Problem
     from autotune.store.entries import StudyEntry
     from autotune.store.history import History
@@ -53,19 +55,24 @@ class Earlier(NamedTuple):
 class Source(Protocol):
     """Where earlier studies come from: the history, studies shipped with the program, imported ones."""
 
-    def __call__(self, problem: Problem, but: int | None = None) -> Iterator[Earlier]:
+    def __call__(self, problem: Problem, objective: Objective, but: int | None = None) -> Iterator[Earlier]:
         """Studies of the problem and its neighbours, the nearest first.
 
         Args:
             problem: what is to be tuned.
+            objective: what their trials count by, whatever they were tuned for.
             but: number of a study in the history that is left out, since it is the one to be resumed.
         """
         ...
 
 
-def nearest(sources: Iterable[Source], problem: Problem, but: int | None = None) -> list[PriorStudy]:
+def nearest(
+    sources: Iterable[Source], problem: Problem, objective: Objective = LATENCY, but: int | None = None
+) -> list[PriorStudy]:
     """The few studies to start from, the nearest first."""
-    found = heapq.merge(*(source(problem, but) for source in sources), key=lambda earlier: earlier.distance)
+    found = heapq.merge(
+        *(source(problem, objective, but) for source in sources), key=lambda earlier: earlier.distance
+    )
     return [earlier.study for earlier in islice(found, MOST_STUDIES)]
 
 
@@ -83,7 +90,7 @@ class FromHistory:
     device: Device
     stack: str
 
-    def __call__(self, problem: Problem, but: int | None = None) -> Iterator[Earlier]:
+    def __call__(self, problem: Problem, objective: Objective, but: int | None = None) -> Iterator[Earlier]:
         """See `Source`."""
         fixed = {name: value for name, value in problem.dimensions.items() if name not in problem.nearest}
         entries = self.history.studies(workload=problem.workload, dimensions=fixed, limit=MOST_READ)
@@ -94,7 +101,7 @@ class FromHistory:
         }
         known = [entry for entry in entries if entry.id != but and entry.key.device in similar]
         for entry in sorted(known, key=lambda entry: self._distance(problem, entry)):
-            study = prior_of(self.history.trials(entry.id))
+            study = prior_of(self.history.trials(entry.id), objective)
             if sum(map(math.isfinite, study.values)) >= LEAST_SUCCESSES:
                 yield Earlier(self._distance(problem, entry), study)
 
@@ -112,12 +119,12 @@ def size_distance(problem: Problem, dimensions: Mapping[str, int | str]) -> floa
     return math.hypot(*(math.log2(max(1, ours) / max(1, theirs)) for ours, theirs in pairs))
 
 
-def prior_of(trials: Sequence[Trial]) -> PriorStudy:
+def prior_of(trials: Sequence[Trial], objective: Objective = LATENCY) -> PriorStudy:
     """What the trials of a study cost; those that failed as failures, those that were stopped not at all."""
     told = [trial for trial in trials if trial.verdict not in SKIPPED]
-    return PriorStudy([trial.configuration for trial in told], [_cost(trial) for trial in told])
+    return PriorStudy([trial.configuration for trial in told], [_cost(trial, objective) for trial in told])
 
 
-def _cost(trial: Trial) -> float:
+def _cost(trial: Trial, objective: Objective) -> float:
     measured = trial.verdict in (Verdict.OK, Verdict.NOISY) and trial.measurement
-    return measured.p50_ns if measured else math.nan
+    return objective.value_ns(measured) if measured else math.nan

@@ -10,6 +10,7 @@ from autotune.errors import TrialError, UnknownNameError
 from autotune.fingerprint import ceilings as known_ceilings
 from autotune.fingerprint.stack import stack_digest
 from autotune.measure.comparison import Rules
+from autotune.search.objective import BY_NAME
 from autotune.search.preparation import Preparations
 from autotune.search.study import Budget, Study
 from autotune.search.transfer import FromHistory, nearest
@@ -47,7 +48,7 @@ class Goal:
     """What a problem is tuned for.
 
     Attributes:
-        objective: `latency`, the median of one call.
+        objective: `latency`, the median of one call, or `tail`, its 99th percentile.
         max_error: relative error that the caller accepts; None means no more than the baseline's.
     """
 
@@ -137,7 +138,7 @@ class Tuner:
         """
         space = self.space(problem, goal)
         key = self._key(space, goal)
-        prior = nearest(self.sources, problem, but=self.history.find_study(key))
+        prior = nearest(self.sources, problem, BY_NAME[goal.objective], but=self.history.find_study(key))
         # Winners whose studies were lost with an earlier history are all that is known of a neighbour.
         hints = [] if prior else self.history.neighbours(self.device.digest, problem, goal.objective)
         study = Study(

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     Dimensions = dict[str, Dimension]
 
-OBJECTIVES = ("latency",)
+OBJECTIVES = ("latency", "tail")
+"""What a problem is tuned for: the median of one call, or its 99th percentile."""
+
 ENTRY_POINTS = "autotune.workloads"
 ARGUMENTS = frozenset({"workload", "objective", "max_error", "qualifiers", "device", "generation"})
 """Arguments of `get_best_config`, which no dimension may be named like."""

@@ -97,8 +97,8 @@ class Proof(msgspec.Struct, frozen=True):
         rounds: rounds in which every contender ran once, in random order.
         confidence: of the intervals, e.g. 0.99.
         margin: by how much an interval had to exclude 1, e.g. 0.01.
-        latency_ns: median of this configuration's rounds.
-        baseline_ns: median of the baseline's rounds.
+        latency_ns: median of the rounds of this configuration, or their 99th percentile for `tail`.
+        baseline_ns: the same of the baseline's rounds.
         against_baseline: paired speed-up over the baseline.
         against_incumbent: paired speed-up over the incumbent; None when there was none.
         stopped: why rounds ended: `decided`, `time_cap` or `round_cap`.

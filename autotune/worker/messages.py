@@ -11,7 +11,7 @@ import msgspec
 from autotune.measure.comparison import Comparison, Rules  # noqa: TC001
 from autotune.store.records import Configuration, Measurement  # noqa: TC001
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised when messages change: a worker's interpreter may hold another version of autotune."""
 
 MARKER = struct.Struct("i")

@@ -178,3 +178,29 @@ def test_a_comparison_survives_the_wire():
 def test_contenders_must_be_distinct_and_include_the_baseline(names):
     with pytest.raises(InternalError, match="must be distinct and include 'a'"):
         compare(lambda _: 1.0, names, baseline="a")
+
+
+def heavy_tailed(generator, scale: float):
+    return float(1e6 * np.exp(0.05 * generator.standard_normal()) + scale * 1e6 * generator.pareto(2.0))
+
+
+def test_equal_tails_are_never_told_apart() -> None:
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        rules = Rules(round_cap=800, percentile=99)
+        found = compare(lambda _, g=generator: heavy_tailed(g, 0.3), ["a", "b"], baseline="a", rules=rules)
+        assert found.winner == "a"
+        assert found.outcome("b") is Outcome.TIE
+
+
+def test_a_shorter_tail_is_found_though_the_medians_are_equal() -> None:
+    generator = np.random.default_rng(0)
+    rules = Rules(round_cap=1000, percentile=99)
+    found = compare(lambda i: heavy_tailed(generator, (1.0, 0.1)[i]), ["a", "b"], baseline="a", rules=rules)
+    assert found.winner == "b"
+    proof = found.proofs["b"]
+    assert proof.against_baseline.low > 1.01
+    assert proof.baseline_ns == pytest.approx(np.percentile(found.samples_ns["a"], 99), rel=0.01)
+    few = Rules(round_cap=400, percentile=99)
+    found = compare(lambda i: heavy_tailed(generator, (1.0, 0.1)[i]), ["a", "b"], baseline="a", rules=few)
+    assert found.winner == "a"

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
-from autotune.measure.statistics import StoppingRule, clearly_slower, median_interval, paired_bootstrap
+from autotune.measure.statistics import (
+    StoppingRule,
+    clearly_slower,
+    median_interval,
+    paired_bootstrap,
+    percentile_interval,
+)
 
 
 def _lognormal(seed: int, shape: tuple[int, ...], sigma: float = 0.05):
@@ -70,3 +78,21 @@ def test_a_latency_at_the_limit_is_seldom_called_clearly_slower():
     samples = _lognormal(6, (2000, 12))
     assert np.mean([clearly_slower(s.tolist(), 1000) for s in samples]) <= 0.02
     assert all(clearly_slower(s.tolist(), 800) for s in samples[:200])
+
+
+def test_a_percentile_is_bounded_only_by_enough_samples() -> None:
+    samples = list(range(1, 529))
+    low, high = percentile_interval(samples, 99, confidence=0.99)
+    assert (516, 528) == (low, high)
+    assert percentile_interval(samples[:-1], 99, confidence=0.99)[1] == math.inf
+    assert percentile_interval([7.0], 50, confidence=0.99) == (0.0, math.inf)
+
+
+def test_the_interval_of_a_percentile_covers_it_as_often_as_it_claims() -> None:
+    generator = np.random.default_rng(0)
+    truth = -math.log(0.01)
+    covered = 0
+    for _ in range(1000):
+        low, high = percentile_interval(generator.exponential(size=700), 99, confidence=0.95)
+        covered += low <= truth <= high
+    assert 0.94 < covered / 1000 < 1.0

@@ -79,6 +79,7 @@ class SimulatedWorker:
         noise: standard deviation of the log of a sample.
         compilers: configurations compiled at once.
         compile_seconds: what each takes; None for a compiler that hangs.
+        spiky: whether one in thirty calls of a configuration takes three times as long.
     """
 
     deadline: float | None = None
@@ -90,7 +91,10 @@ class SimulatedWorker:
         noise: float = NOISE,
         compilers: int = 1,
         compile_seconds: float | None = 0.0,
+        spiky: Callable[[Configuration], bool] = lambda _: False,
     ) -> None:
+        self._spiky = spiky
+        self._spikes: dict[str, bool] = {}
         self.compiled: list[int] = []
         self._compilers = compilers
         self._compile_seconds = compile_seconds
@@ -121,6 +125,7 @@ class SimulatedWorker:
 
     def build(self, slot: str, configuration: Configuration, **_: Any) -> Built:
         self._slots[slot] = self._cost(configuration, self._m)
+        self._spikes[slot] = self._spiky(configuration)
         return Built(0.0, 0, self._slots[slot] / 1e9)
 
     def check(self, *_: Any) -> float:
@@ -130,9 +135,16 @@ class SimulatedWorker:
         self._slots.pop(slot, None)
 
     def measure(
-        self, slot: str, *, budget_seconds: float, clearly_slower_than_ns: float | None = None, **_: Any
+        self,
+        slot: str,
+        *,
+        budget_seconds: float,
+        clearly_slower_than_ns: float | None = None,
+        min_samples: int = 10,
     ) -> Measurement:
-        rule = StoppingRule(budget_seconds, clearly_slower_than_ns=clearly_slower_than_ns)
+        rule = StoppingRule(
+            budget_seconds, min_samples=min_samples, clearly_slower_than_ns=clearly_slower_than_ns
+        )
         samples: list[int] = []
         stopped = None
         while stopped is None:
@@ -160,4 +172,5 @@ class SimulatedWorker:
         )
 
     def _sample(self, slot: str) -> float:
-        return self._slots[slot] * math.exp(self._noise * self._random.standard_normal())
+        spike = 3.0 if self._spikes[slot] and self._random.random() < 1 / 30 else 1.0
+        return spike * self._slots[slot] * math.exp(self._noise * self._random.standard_normal())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from autotune.measure.comparison import Rules
+from autotune.search.objective import LATENCY, TAIL
 from autotune.search.proposals import Proposals
 from autotune.search.sampler.prior import PriorStudy
 from autotune.search.study import Budget
@@ -16,7 +17,7 @@ from autotune.search.transfer import Earlier, FromHistory, nearest, prior_of
 from autotune.search.tuning import Goal, Tuner
 from autotune.space import SearchSpace
 from autotune.store import open_history
-from autotune.store.records import StudyKey, Verdict
+from autotune.store.records import Measurement, StudyKey, Verdict
 from tests.search.simulated import DECLARATION, SimulatedWorker, latency_ns, optimum_ns
 from tests.store.factories import AnyDevice, trial
 
@@ -42,7 +43,7 @@ def tuner(history: Any, monkeypatch: Any, **options: Any) -> Tuner:
 
 def best_after(tuner: Tuner, m: int, trials: int) -> float:
     """How far from the optimum a study of so many trials ends."""
-    winner = tuner.tune(problem(m), Goal(), Budget(60.0, trials, screen_seconds=0.1))
+    winner = tuner.tune(problem(m), Goal(), Budget(1e6, trials, screen_seconds=0.1))
     return latency_ns(winner.choices[0].configuration, m) / optimum_ns(m)
 
 
@@ -57,8 +58,9 @@ def test_other_sources_are_asked_too(history, monkeypatch) -> None:
     told = told_by(np.random.default_rng(1), m=16)
     asked = []
 
-    def shipped(problem, but=None):
+    def shipped(problem, objective, but=None):
         asked.append(problem.key)
+        assert objective is LATENCY
         yield Earlier(1.0, told)
 
     assert best_after(tuner(history, monkeypatch, sources=[shipped]), 32, trials=4) < ENOUGH
@@ -136,7 +138,7 @@ def test_the_nearest_studies_come_first_and_strangers_not_at_all(history) -> Non
     record(history, stranger, now, m=16, p50=9e3)
     record(history, here, now, m=16, n=128, p50=9e3)
     source = FromHistory(history, here, now)
-    found = list(source(problem(16), but=itself))
+    found = list(source(problem(16), LATENCY, but=itself))
     assert [2e3, 4e3, 5e3, 6e3] == [earlier.study.values[0] for earlier in found]
     assert [0.5, 1.0, 2.0, 5.0] == [earlier.distance for earlier in found]
     assert [1e3, 2e3, 4e3, 5e3] == [study.values[0] for study in nearest([source], problem(16))]
@@ -148,6 +150,12 @@ def test_failures_count_as_failures_and_what_was_stopped_not_at_all() -> None:
     assert [1e6, math.nan] == pytest.approx(prior.values, rel=0.01, nan_ok=True)
 
 
+def test_trials_count_by_the_objective_of_the_new_study() -> None:
+    spiky = trial(0, measurement=Measurement((100,) * 97 + (900,) * 3, "converged", "monotonic"))
+    assert [100.0] == prior_of([spiky]).values
+    assert [900.0] == prior_of([spiky], TAIL).values
+
+
 def test_a_study_of_hardly_a_success_is_left_out(history) -> None:
     here, stack = AnyDevice(), "51" * 8
     study = record(history, here, stack, m=16, p50=1e3)
@@ -155,4 +163,4 @@ def test_a_study_of_hardly_a_success_is_left_out(history) -> None:
         connection.execute("UPDATE trial SET verdict = 'noisy', number = number + 10 WHERE number = 0")
         connection.execute("UPDATE trial SET verdict = 'crashed' WHERE number = 1")
     assert history.study(study).trials == 3
-    assert not list(FromHistory(history, here, stack)(problem(16)))
+    assert not list(FromHistory(history, here, stack)(problem(16), LATENCY))

@@ -110,10 +110,13 @@ def history(tmp_path, monkeypatch):
         yield history
 
 
-def tuned(history: Any, worker: SimulatedWorker, trials: int | None = None) -> Any:
+def tuned(
+    history: Any, worker: Any, trials: int | None = None, objective: str = "latency", rounds: int = 40
+) -> Any:
     """Tune the simulated problem; returns the study and its winner's configuration."""
-    tuner = Tuner(history, worker, AnyDevice(), Rules(round_cap=40))  # type: ignore[arg-type]
-    winner = tuner.tune(DECLARATION.problem({"m": 16, "n": 64}), Goal(), Budget(600.0, trials, 0.1))
+    tuner = Tuner(history, worker, AnyDevice(), Rules(round_cap=rounds))
+    problem = DECLARATION.problem({"m": 16, "n": 64})
+    winner = tuner.tune(problem, Goal(objective), Budget(1e6, trials, 0.1))
     return history.studies()[0], winner.choices[0].configuration
 
 
@@ -138,3 +141,24 @@ def test_a_compiler_that_hangs_ahead_costs_no_trial(history) -> None:
     assert [4] == worker.compiled
     assert 10 == study.trials
     assert Verdict.HUNG not in {trial.verdict for trial in history.trials(study.id)}
+
+
+def test_the_tail_is_an_objective_of_its_own(history) -> None:
+    """Packed configurations have the better median, and a 99th percentile three times as high."""
+    worker = SimulatedWorker(spiky=lambda configuration: configuration.get("packed", False))
+    _, fastest = tuned(history, worker, trials=30)
+    _, steadiest = tuned(history, worker, trials=30, objective="tail", rounds=1000)
+    assert fastest["packed"]
+    assert steadiest["implementation"] == "tiled"
+    assert not steadiest["packed"]
+    current = {decision.winner.objective: decision.winner for decision in history.decisions(state="current")}
+    assert {"latency", "tail"} == set(current)
+    best = current["tail"].choices[0]
+    assert best.proof.latency_ns < 3 * optimum_ns(16), "the best that a packed one can do"
+    assert best.proof.rounds == 1000
+    assert best.proof.against_baseline.low > 1.01
+
+
+def test_too_few_rounds_prove_nothing_of_a_tail(history) -> None:
+    _, best = tuned(history, SimulatedWorker(), trials=10, objective="tail", rounds=400)
+    assert {"implementation": "plain"} == best
