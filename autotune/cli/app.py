@@ -6,6 +6,7 @@ import typer
 
 from autotune.cli.bench import bench
 from autotune.cli.best import best
+from autotune.cli.config import app as config
 from autotune.cli.database import app as database
 from autotune.cli.doctor import doctor
 from autotune.cli.fingerprint import fingerprint
@@ -43,3 +44,4 @@ for command in (
 ):
     app.command(command.__name__)(command)
 app.add_typer(database, name="db")
+app.add_typer(config, name="config")

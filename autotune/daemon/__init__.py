@@ -1,1 +1,1 @@
-"""The daemon: one light process that watches devices, owns the history and starts study processes."""
+"""The background service: what it watches, when it tunes, and how it makes room."""
