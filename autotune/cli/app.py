@@ -8,6 +8,7 @@ from autotune.cli.bench import bench
 from autotune.cli.best import best
 from autotune.cli.config import app as config
 from autotune.cli.database import app as database
+from autotune.cli.daemon import daemon
 from autotune.cli.doctor import doctor
 from autotune.cli.fingerprint import fingerprint
 from autotune.cli.history import compare, explain, history, show
@@ -40,6 +41,7 @@ for command in (
     report,
     bench,
     rollback,
+    daemon,
     doctor,
 ):
     app.command(command.__name__)(command)

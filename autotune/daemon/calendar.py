@@ -1,7 +1,7 @@
-"""What happens by the calendar: maintenance windows, the nightly care of the history, rounds of re-verification.
+"""What happens by the calendar: maintenance windows, nightly care of the history, rounds of re-verification.
 
-APScheduler computes the moments and waits for them in a thread of its own; all it ever runs is the posting of a
-callback to the loop. So a job of ours is never in the way of its shutdown, which waits for none anyway.
+APScheduler computes the moments and waits for them in a thread of its own; all it ever runs is the posting
+of a callback to the loop. So a job of ours is never in the way of its shutdown, which waits for none anyway.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Calendar:
         self._loop = loop
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
-            # It runs jobs in the scheduler's own thread: ours take microseconds, and a pool would be threads more.
+            # Runs jobs in the scheduler's own thread: ours take microseconds.
             executors={"default": DebugExecutor()},
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1},
         )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Callback = Callable[[], None]
+    Callback = Callable[[], object]
 
 
 class Timer:
@@ -67,7 +67,7 @@ class Loop:
         self.watch(self._wake, self._drain)
 
     def watch(self, descriptor: int, callback: Callback, *, writable: bool = False) -> None:
-        """Call back whenever a descriptor can be read, and also written if `writable`; replaces an earlier one."""
+        """Call back when a descriptor can be read, or written if `writable`; in place of an earlier one."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writable else 0)
         try:
             self._selector.modify(descriptor, events, callback)

@@ -1,9 +1,9 @@
 """What the daemon and a study process say to each other: MessagePack structs, told apart by their tag.
 
-    daemon ── Begin ──> study            once; then `Work` after `Work`, and `Finish`
-    daemon <── Ready, Ended ── study
-    daemon <── Progressed ── study       unanswered
-    daemon <── Record... ── study        each answered by `Kept` or `NotKept` before the study goes on
+daemon ── Begin ──> study            once; then `Work` after `Work`, and `Finish`
+daemon <── Ready, Ended ── study
+daemon <── Progressed ── study       unanswered
+daemon <── Record... ── study        each answered by `Kept` or `NotKept` before the study goes on
 """
 
 from __future__ import annotations
@@ -192,8 +192,8 @@ FromStudy = Record | Told
 ToStudy = Begin | Work | Finish | Kept | NotKept
 
 encode = msgspec.msgpack.Encoder().encode
-_from_study = msgspec.msgpack.Decoder(FromStudy)
-_to_study = msgspec.msgpack.Decoder(ToStudy)
+_from_study: msgspec.msgpack.Decoder[FromStudy] = msgspec.msgpack.Decoder(FromStudy)
+_to_study: msgspec.msgpack.Decoder[ToStudy] = msgspec.msgpack.Decoder(ToStudy)
 
 
 def decode_from_study(frame: bytes) -> FromStudy:

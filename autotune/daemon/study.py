@@ -75,9 +75,7 @@ def _serve(channel: Channel, begin: messages.Begin) -> None:
                     raise InternalError(f"the daemon said {type(other).__name__}; expected Work or Finish")
 
 
-def _ended(
-    tuner: Tuner, work: messages.Work, begin: messages.Begin, channel: Channel
-) -> messages.Ended:
+def _ended(tuner: Tuner, work: messages.Work, begin: messages.Begin, channel: Channel) -> messages.Ended:
     """Do one piece of work."""
     from autotune.search.study import Budget
     from autotune.search.tuning import Goal
