@@ -15,6 +15,7 @@ from autotune.cli.history import compare, explain, history, show
 from autotune.cli.plan import plan
 from autotune.cli.report import report
 from autotune.cli.rollback import rollback
+from autotune.cli.service import app as service
 from autotune.cli.spaces import spaces
 from autotune.cli.tune import tune
 
@@ -47,3 +48,4 @@ for command in (
     app.command(command.__name__)(command)
 app.add_typer(database, name="db")
 app.add_typer(config, name="config")
+app.add_typer(service, name="service")

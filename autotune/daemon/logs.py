@@ -63,7 +63,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JournalFormatter(logging.Formatter):
-    """`<4>message device=cuda:0`: journald takes the priority off and indexes it; it knows the time itself."""
+    """`<4>message device=cuda:0`: journald takes the priority off and indexes it; it has the time itself."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text in which every line, those of a traceback too, has the priority."""
