@@ -65,8 +65,8 @@ def runtime_dir() -> str:
     """The folder of the daemon's sockets.
 
     `AUTOTUNE_RUNTIME_DIR` if set, else `/run/autotune` if it is there, else `autotune` in the user's XDG
-    runtime folder, else `run` in the state folder. systemd's `RUNTIME_DIRECTORY` does not count: it is that of
-    whichever service asks.
+    runtime folder, else `run` in the state folder. systemd's `RUNTIME_DIRECTORY` does not count: it is that
+    of whichever service asks.
     """
     given = os.environ.get("AUTOTUNE_RUNTIME_DIR")
     if given:

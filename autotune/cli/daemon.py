@@ -17,7 +17,7 @@ LogFormat = Annotated[
 def daemon(log_format: LogFormat = "") -> None:
     """Tune in the background while devices are idle, until SIGTERM; SIGHUP reads the settings again.
 
-    What it does is seen with 'autotune status', and kept off a device with 'autotune pause' and 'autotune lease'.
+    See what it does with 'autotune status'; keep it off a device with 'autotune pause' or 'autotune lease'.
     """
     from autotune.daemon.service import serve
 

@@ -480,7 +480,7 @@ class Supervisor:
 
 
 def _kind(before: object, best: object) -> str:
-    """What a decision was: `promoted`, `confirmed`, `baseline_kept`, `withdrawn` (a winner lost its place)."""
+    """What a decision was: `promoted`, `confirmed`, `baseline_kept`, or `withdrawn`, if a winner lost."""
     from autotune.store.records import Choice
 
     assert isinstance(best, Choice)
