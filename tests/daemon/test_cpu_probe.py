@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -13,6 +13,9 @@ import pytest
 from autotune.config import GateSettings
 from autotune.daemon.cpu_probe import CpuProbe
 from autotune.daemon.process_tree import children_of, start_ticks, use_of_tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CORES = sorted(os.sched_getaffinity(0))
 

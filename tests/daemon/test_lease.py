@@ -27,8 +27,7 @@ def path(tmp_path):
 
 
 def leases_of(path: str, loop: Loop) -> Leases:
-    made = Leases(path, loop, loop.stop)
-    return made
+    return Leases(path, loop, loop.stop)
 
 
 def test_a_lease_covers_its_device_and_one_on_all_covers_every_one(path, loop) -> None:
@@ -66,9 +65,7 @@ def test_it_ends_with_its_process(path, loop) -> None:
     holder.wait()
 
 
-def test_of_a_holder_that_died_meanwhile_or_whose_number_is_another_s_it_ends_at_the_start(
-    path, loop
-) -> None:
+def test_of_a_holder_that_died_meanwhile_it_ends_at_the_start(path, loop) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
     base = {"device": "cpu", "user": 0, "reason": "", "since": 0.0, "boot": boot_id()}
