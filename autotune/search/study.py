@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from autotune.space.searchspace import SearchSpace
-    from autotune.store.history import History
+    from autotune.store.recorder import Recorder
     from autotune.store.records import Configuration, Measurement, StudyKey
     from autotune.worker.messages import Prepared
     from autotune.worker.worker import Worker
@@ -81,6 +81,8 @@ class Progress:
         possible: configurations in the space.
         best_ns: best screened median so far, None before the first.
         baseline_ns: the baseline's screened median, None before it is known.
+        trying: the configuration of the trial that runs, whose number is `tried`; None between trials.
+        stage: what that trial has come to.
     """
 
     problem: str
@@ -91,6 +93,8 @@ class Progress:
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     best_ns: float | None = None
     baseline_ns: float | None = None
+    trying: Configuration | None = None
+    stage: str = ""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -127,7 +131,7 @@ class Study:
         key: StudyKey,
         space: SearchSpace,
         worker: Worker,
-        history: History,
+        history: Recorder,
         budget: Budget,
         *,
         hints: Sequence[Configuration] = (),
@@ -232,18 +236,18 @@ class Study:
         """Run one configuration through the stages and record how it ended."""
         number = len(self._trials)
         slot = trial_slot(number)
-        outcome: dict[str, Any] = {"stage": "compile"}
+        outcome: dict[str, Any] = {"stage": self._enter("compile", configuration)}
         started_at, started = time.time(), time.monotonic()
         try:
             built = self.worker.build(slot, configuration)
             outcome.update(memory_bytes=built.memory_bytes, compile_seconds=built.compile_seconds)
-            outcome["stage"] = "correctness"
+            outcome["stage"] = self._enter("correctness", configuration)
             error = outcome["error"] = self.worker.check(slot, self.seed)
             if error > self.allowed_error:
                 raise TrialError(
                     Verdict.WRONG, f"relative error {error:.2e} exceeds {self.allowed_error:.2e}"
                 )
-            outcome["stage"] = "screening"
+            outcome["stage"] = self._enter("screening", configuration)
             measurement = outcome["measurement"] = self._screen(slot)
             reason = _noise(measurement)
             verdict = Verdict.NOISY if reason else Verdict.OK
@@ -267,6 +271,12 @@ class Study:
         self._keep_best_resident(trial)
         return trial
 
+    def _enter(self, stage: str, configuration: Configuration) -> str:
+        """Tell which stage the trial comes to, before it does."""
+        self.progress.trying, self.progress.stage = configuration, stage
+        self._report()
+        return stage
+
     def _screen(self, slot: str) -> Measurement:
         best = min(filter(None, (self.progress.best_ns, self.progress.baseline_ns)), default=None)
         limit = best * CLEARLY_SLOWER if best else None
@@ -277,6 +287,7 @@ class Study:
     def _record(self, trial: Trial) -> None:
         self.history.add_trial(self.id, trial)
         self._trials.append(trial)
+        self.progress.trying, self.progress.stage = None, ""
         self.progress.tried += 1
         self.progress.verdicts[trial.verdict] += 1
         if trial.measurement:

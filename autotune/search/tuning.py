@@ -14,7 +14,6 @@ from autotune.search.study import Budget, Study
 from autotune.space.declared import OBJECTIVES
 from autotune.space.searchspace import SearchSpace
 from autotune.store.records import StudyKey
-from autotune.store.snapshot import publish
 from autotune.workloads.registry import declaration
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from autotune.fingerprint import Ceilings, Device
     from autotune.search.study import Progress
     from autotune.space.problem import Problem
-    from autotune.store.history import History
+    from autotune.store.recorder import Recorder
     from autotune.store.records import Winner
     from autotune.worker.messages import Prepared
     from autotune.worker.worker import Worker
@@ -69,7 +68,7 @@ class Tuner:
     """Tunes problems on one device and publishes each winner as soon as it is proven.
 
     Args:
-        history: the record; this process is its writer.
+        history: the record.
         worker: where trials run; owned by the caller.
         device: the device under tuning.
         rules: margin and confidence of the final.
@@ -77,7 +76,7 @@ class Tuner:
     """
 
     def __init__(
-        self, history: History, worker: Worker, device: Device, rules: Rules | None = None, seed: int = 0
+        self, history: Recorder, worker: Worker, device: Device, rules: Rules | None = None, seed: int = 0
     ) -> None:
         self.history = history
         self.worker = worker
@@ -130,7 +129,7 @@ class Tuner:
             seed=self.seed,
         )
         winner = study.run()
-        publish(self.history, f"study {study.id}: {problem}")
+        self.history.publish(f"study {study.id}: {problem}")
         return winner
 
     def tune_all(
