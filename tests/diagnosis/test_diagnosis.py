@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import threading
+import venv
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,7 +20,7 @@ from autotune.diagnosis.databases import database_findings
 from autotune.diagnosis.devices import device_findings
 from autotune.diagnosis.folders import folder_findings
 from autotune.diagnosis.service import service_findings
-from autotune.diagnosis.software import package_finding, sqlite_finding
+from autotune.diagnosis.software import environment_findings, package_finding, sqlite_finding
 from autotune.worker.framing import read_frame, write_frame
 
 if TYPE_CHECKING:
@@ -90,6 +92,26 @@ def test_sqlite_with_the_wal_reset_bug_is_known(version: tuple[int, int, int], l
 )
 def test_a_package_that_is_too_old_or_missing_is_told(package: str, version: str | None, level: str) -> None:
     assert package_finding(package, version, (2, 11)).level == level
+
+
+def test_the_environment_that_serves_is_looked_at(tmp_path: Path) -> None:
+    """Not the one of the command, which needs no torch of its own."""
+    venv.create(tmp_path / "bare", with_pip=False)
+    found = wrong(environment_findings(str(tmp_path / "bare/bin/python")))
+    assert found == [
+        ("torch", "fault", "not installed"),
+        ("triton", "note", "not installed"),
+        ("numpy", "fault", "not installed"),
+        ("msgspec", "fault", "not installed"),
+    ]
+    assert wrong(environment_findings(sys.executable)) == []
+
+
+@pytest.mark.parametrize("interpreter", ["/nonexistent/python", "/bin/false", "/bin/echo"])
+def test_an_interpreter_that_does_not_run_is_told(interpreter: str) -> None:
+    ((subject, level, text),) = wrong(environment_findings(interpreter))
+    assert (subject, level) == ("python", "fault")
+    assert f"{interpreter} does not run" in text
 
 
 def test_a_healthy_machine_has_nothing_wrong_with_its_folders() -> None:
