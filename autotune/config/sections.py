@@ -205,20 +205,18 @@ class MetricsSettings(Section, frozen=True):
 class RetentionSettings(Section, frozen=True):
     """`[retention]`: what is kept of the history, and when it is looked after.
 
-    What a winner's proof names is kept for good, as are configurations that must not be tried again.
+    A study whose decision holds is kept for good, with all its trials.
 
     Attributes:
         nightly: when the history is checked, backed up and shortened: a cron expression, in the gate's zone.
-        samples_days: age at which a trial loses its single samples; its percentiles stay.
-        trials_days: age at which the trials of a study are deleted.
-        events_days: age at which events are deleted.
+        studies_days: age at which other studies are forgotten, with their trials and decisions.
+        events_days: age at which events are forgotten.
         backups: backups that are kept.
     """
 
     nightly: str = "30 3 * * *"
-    samples_days: Days = 90.0
-    trials_days: Days = 730.0
-    events_days: Days = 730.0
+    studies_days: Days = 365.0
+    events_days: Days = 365.0
     backups: Annotated[int, Meta(ge=1, le=1000)] = 7
 
 
