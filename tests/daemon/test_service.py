@@ -49,7 +49,7 @@ def test_what_a_look_up_asked_for_is_tuned_and_the_next_one_is_exact(daemon) -> 
 
 def test_the_main_process_imports_nothing_heavy() -> None:
     script = (
-        "import sys, autotune.daemon.service, autotune.cli.daemon\n"
+        "import sys, autotune.daemon.service, autotune.daemon.care, autotune.cli.daemon\n"
         "print([name for name in ('torch', 'triton', 'optuna', 'scipy') if name in sys.modules])"
     )
     done = subprocess.run(
@@ -179,7 +179,8 @@ def test_a_hundred_thousand_garbage_datagrams_do_no_harm(daemon) -> None:
     assert 0 == daemon.ask(Status())["requests"]
     descriptors = len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, open("/dev/null") as null:
-        socket.send_fds(sender, [b"{}"], [null.fileno()] * 50, address=address)
+        sender.connect(address)
+        socket.send_fds(sender, [b"{}"], [null.fileno()] * 50)
     daemon.device()
     assert descriptors == len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))
 
