@@ -63,6 +63,10 @@ class CpuProbe:
             conditions += [self._run_queue(stat, ours.running), self._memory(proc)]
         return [*conditions, *self._temperature()]
 
+    def adopt(self, settings: GateSettings) -> None:
+        """Judge by other limits from the next look on."""
+        self._settings = settings
+
     def _load(self, now: _Sample) -> Condition:
         limit, samples = self._settings.others_cpu, self._samples
         samples.append(now)

@@ -75,6 +75,10 @@ class NvidiaProbe:
             self.close()
             raise
 
+    def adopt(self, settings: GateSettings) -> None:
+        """Judge by other limits from the next look on."""
+        self._settings = settings
+
     def close(self) -> None:
         """Let go of the library."""
         if self._open:
@@ -222,6 +226,10 @@ class Patient:
         if isinstance(self._answer, Exception):
             raise self._answer
         return self._answer
+
+    def adopt(self, settings: GateSettings) -> None:
+        """Judge by other limits from the next look on."""
+        self._probe.adopt(settings)
 
     def _serve(self) -> None:
         while True:

@@ -11,6 +11,8 @@ import ctypes
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -37,6 +39,7 @@ from autotune.errors import (
     StateError,
 )
 from autotune.store.opening import open_history
+from autotune.store.schema import latest_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +88,7 @@ class Service:
         self._saving: Timer | None = None
         # What a study process leaves behind becomes ours, so that we can end it and see it end.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _migrate_apart()
         self._history: History | None = open_history()
         try:
             self._begin(self._history)
@@ -379,6 +383,22 @@ def serve(log_format: str = "") -> None:
     settings = load_settings()
     logs.configure(log_format, settings.daemon.log_level)
     Service(settings, load_settings).run()
+
+
+def _migrate_apart() -> None:
+    """Make the history, or bring it to the newest schema, in a process of its own.
+
+    What applies the steps imports more than all the rest of the daemon, and is needed once in the life of a
+    history. Should it fail, opening the history says why.
+    """
+    try:
+        with open(os.path.join(paths.state_dir(), "history.db"), "rb") as file:
+            version = int.from_bytes(file.read(64)[60:64], "big")  # sqlite.org/fileformat.html: user version
+    except OSError:
+        version = 0
+    if version < latest_version():
+        script = "from autotune.store import open_history; open_history().close()"
+        subprocess.run([sys.executable, "-P", "-c", script], stderr=subprocess.DEVNULL, check=False)
 
 
 def _is_full(folder: str) -> bool:

@@ -17,7 +17,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from autotune.daemon import messages
-from autotune.daemon.gate import Gate
 from autotune.daemon.ledger import Ledger
 from autotune.daemon.request_book import backoff
 from autotune.daemon.study_process import StudyProcess
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from autotune.config import Settings
     from autotune.daemon.calendar import Windows
+    from autotune.daemon.gate import Gate
     from autotune.daemon.lease import Leases
     from autotune.daemon.loop import Loop, Timer
     from autotune.daemon.metrics import Metrics
@@ -170,7 +170,7 @@ class Supervisor:
             case State.IDLE:
                 return "nothing to do"
             case State.WATCHING:
-                return f"idle for {self.gate.held} of {self.gate.looks} looks"
+                return f"idle for {self.gate.held} of {self.gate.needed} looks"
             case State.BUSY:
                 return f"{obstacle.name}: {obstacle.told}" if obstacle else "is being looked at"
             case State.PAUSED:
@@ -218,10 +218,8 @@ class Supervisor:
 
     def adopt(self, settings: Settings, windows: Windows) -> None:
         """Go on under other settings; what runs is let run."""
-        from autotune.daemon.watched import probe_of
-
         self._settings = settings
-        self.gate = Gate(probe_of(self.device, settings.gate), windows, settings.gate.looks)
+        self.gate.adopt(settings.gate, windows)
         self.forgive()
 
     def close(self) -> None:
@@ -345,6 +343,7 @@ class Supervisor:
         else:
             gain = "the baseline stays" if ended.is_baseline else f"{ended.speedup:.2f}x"
             logger.info("study decided: %s", gain, extra=extra)
+            self.gate.trust()
         self._failures = 0
         self._office.finished(self, item, ended)
         self._next_work()
@@ -371,6 +370,8 @@ class Supervisor:
         self.gate.close()
         if yielded:
             self._study_ended("preempted")
+            if self._cause == "foreign":
+                self.gate.grow_wary()
             self._office.metrics.yielded(self.name, self._cause, time.monotonic() - self._killed_at)
         elif self.item is not None or status != 0:
             self._study_ended("failed")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from autotune.config import Window
+from autotune.config import GateSettings, Window
 from autotune.daemon.calendar import Windows
 from autotune.daemon.gate import Condition, Gate
 
@@ -27,6 +27,9 @@ class Scripted:
         if isinstance(answer, Exception):
             raise answer
         return [answer]
+
+    def adopt(self, settings: GateSettings) -> None:
+        self.settings = settings
 
 
 def gate_of(*answers: Condition | Exception, windows: Windows | None = None, looks: int = 3) -> Gate:
@@ -68,6 +71,26 @@ def test_after_closing_as_many_looks_are_needed_again() -> None:
     assert [False, False, True] == opened(gate, 3)
     gate.close()
     assert [False, False, True] == opened(gate, 3)
+
+
+def test_where_others_come_again_and_again_more_looks_are_needed_until_a_study_ends() -> None:
+    gate = gate_of(*[IDLE] * 20, looks=1)
+    gate.grow_wary()
+    gate.grow_wary()
+    assert [False, False, False, True] == opened(gate, 4)
+    for _ in range(9):
+        gate.grow_wary()
+    assert 16 == gate.needed
+    gate.trust()
+    assert [True] == opened(gate, 1)
+
+
+def test_other_settings_hold_from_the_next_look_on() -> None:
+    gate = gate_of(IDLE)
+    settings = GateSettings(looks=1)
+    gate.adopt(settings, Windows())
+    assert [True] == opened(gate, 1)
+    assert settings == gate.probe.settings  # type: ignore[attr-defined]
 
 
 def test_outside_its_windows_it_is_closed_and_asks_no_device() -> None:

@@ -136,6 +136,8 @@ def test_a_library_that_hangs_reads_as_busy_until_it_answers() -> None:
             release.wait()
             return []
 
+        def adopt(self, settings: GateSettings) -> None: ...
+
     hanging = Hanging()
     gate = Gate(Patient(hanging, 0.02), Windows(), 1)
     for _ in range(3):
