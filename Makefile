@@ -2,6 +2,7 @@
 # make test    set up, then the tests; `make test-slow` also runs those that take minutes
 # make check   formatting, lint and types
 # make bench   the benchmarks
+# make deb     the Debian package, in build/; `make test-deb` installs it in a chroot, as root
 # make clean   remove what the above made
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BUDGET ?= 240s
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help tune test test-slow check bench clean
+.PHONY: help tune test test-slow check bench deb test-deb clean
 .DEFAULT_GOAL := help
 
 help:
@@ -40,7 +41,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest --timeout 3600
+	$(BIN)/python -m pytest --timeout 3600 -m "not deb"
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -51,6 +52,12 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/lookup.py
 	$(BIN)/python benchmarks/measurement.py
 	$(BIN)/python benchmarks/outcome.py
+
+deb: $(INSTALLED)
+	PYTHON=$(BIN)/python debian/build
+
+test-deb: $(INSTALLED)
+	$(BIN)/python -m pytest -m deb tests/debian
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

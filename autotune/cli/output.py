@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from rich.console import RenderableType
 
     from autotune.space.problem import Problem
     from autotune.store.records import Interval
@@ -113,6 +116,11 @@ def problem(of: Problem) -> str:
         defaults = {}
     told = (f"{name}={value}" for name, value in of.dimensions.items() if value != defaults.get(name))
     return " ".join([of.workload, *told])
+
+
+def plain(part: RenderableType) -> RenderableType:
+    """Text that is never read as markup, folded where it is too wide; anything else as it is."""
+    return Text(part, overflow="fold") if isinstance(part, str) else part
 
 
 def shorten(text: str, width: int) -> str:

@@ -20,12 +20,6 @@ def make_worker(settings: Settings, device: Device, modules: Sequence[str] = ())
         device: whose memory the cap is a share of.
         modules: more modules that register workloads.
     """
-    from autotune.worker.worker import Worker
+    from autotune.worker.configured import configured_worker
 
-    return Worker(
-        python=settings.worker.interpreter,
-        device=device.kind if device.kind == "cpu" else f"{device.kind}:{device.index}",
-        modules=[*settings.worker.modules, *modules],
-        memory_bytes=settings.worker.memory_limit(int(device.facts["memory_bytes"])),
-        limits=settings.worker.limits,
-    )
+    return configured_worker(settings.worker, device, modules)

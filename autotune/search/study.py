@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from autotune.space.searchspace import SearchSpace
-    from autotune.store.history import History
+    from autotune.store.recorder import Recorder
     from autotune.store.records import Configuration, StudyKey
     from autotune.worker.messages import Prepared
     from autotune.worker.worker import Worker
@@ -93,6 +93,8 @@ class Progress:
         possible: configurations in the space.
         best_ns: best screened median so far, None before the first.
         baseline_ns: the baseline's screened median, None before it is known.
+        trying: the configuration of the trial that runs, whose number is `tried`; None between trials.
+        stage: what that trial has come to.
     """
 
     problem: str
@@ -103,6 +105,8 @@ class Progress:
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     best_ns: float | None = None
     baseline_ns: float | None = None
+    trying: Configuration | None = None
+    stage: str = ""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -139,7 +143,7 @@ class Study:
         key: StudyKey,
         space: SearchSpace,
         worker: Worker,
-        history: History,
+        history: Recorder,
         budget: Budget,
         *,
         hints: Sequence[Configuration] = (),
@@ -256,7 +260,7 @@ class Study:
     def _try(self, configuration: Configuration) -> Trial:
         """Run one configuration through the stages and record how it ended."""
         number = len(self._trials)
-        outcome: dict[str, Any] = {"stage": "compile"}
+        outcome: dict[str, Any] = {"stage": self._enter("compile", configuration)}
         started_at, started = time.time(), time.monotonic()
         if self.budget.deadline is not None:
             # A trial that has to be killed takes all that was built with it.
@@ -286,6 +290,12 @@ class Study:
         self._keep_best_resident(trial)
         return trial
 
+    def _enter(self, stage: str, configuration: Configuration) -> str:
+        """Tell which stage the trial comes to, before it does."""
+        self.progress.trying, self.progress.stage = configuration, stage
+        self._report()
+        return stage
+
     def _stages(
         self, slot: str, configuration: Configuration, outcome: dict[str, Any]
     ) -> tuple[Verdict, str]:
@@ -299,11 +309,11 @@ class Study:
             outcome["measurement"] = Measurement((call_ns,), "clearly_slower", "monotonic", "hot")
             slow = f"a call took {built.call_seconds:.3g} s, {call_ns / best_ns:.0f} times the best so far"
             return Verdict.OK, f"{slow}: not checked"
-        outcome["stage"] = "correctness"
+        outcome["stage"] = self._enter("correctness", configuration)
         error = outcome["error"] = self.worker.check(slot, self.seed)
         if error > self.allowed_error:
             raise TrialError(Verdict.WRONG, f"relative error {error:.2e} exceeds {self.allowed_error:.2e}")
-        outcome["stage"] = "screening"
+        outcome["stage"] = self._enter("screening", configuration)
         # One less accurate that is faster is no reason to stop: the two do not compete for the same rank.
         limit_ns = self._best_ns(max(error, self.accurate)) * CLEARLY_SLOWER
         measurement = outcome["measurement"] = self.worker.measure(
@@ -321,6 +331,7 @@ class Study:
     def _record(self, trial: Trial) -> None:
         self.history.add_trial(self.id, trial)
         self._trials.append(trial)
+        self.progress.trying, self.progress.stage = None, ""
         self.progress.tried += 1
         self.progress.verdicts[trial.verdict] += 1
         if trial.measurement:

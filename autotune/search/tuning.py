@@ -15,7 +15,6 @@ from autotune.search.study import Budget, Study
 from autotune.space.declared import OBJECTIVES
 from autotune.space.searchspace import SearchSpace
 from autotune.store.records import StudyKey, Verdict
-from autotune.store.snapshot import publish
 from autotune.workloads.registry import declaration
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from autotune.fingerprint import Ceilings, Device
     from autotune.search.study import Progress
     from autotune.space.problem import Problem
-    from autotune.store.history import History
+    from autotune.store.recorder import Recorder
     from autotune.store.records import Winner
     from autotune.worker.messages import Prepared
     from autotune.worker.worker import Worker
@@ -74,7 +73,7 @@ class Tuner:
     """Tunes problems on one device and publishes each winner as soon as it is proven.
 
     Args:
-        history: the record; this process is its writer.
+        history: the record.
         worker: where trials run; owned by the caller.
         device: the device under tuning.
         rules: margin and confidence of the final.
@@ -82,7 +81,7 @@ class Tuner:
     """
 
     def __init__(
-        self, history: History, worker: Worker, device: Device, rules: Rules | None = None, seed: int = 0
+        self, history: Recorder, worker: Worker, device: Device, rules: Rules | None = None, seed: int = 0
     ) -> None:
         self.history = history
         self.worker = worker
@@ -140,7 +139,7 @@ class Tuner:
         finally:
             if study.prepared is not None:
                 self._preparations.learn(problem, study.prepared.seconds)
-        publish(self.history, f"study {study.id}: {problem}")
+        self.history.publish(f"study {study.id}: {problem}")
         return winner
 
     def tune_all(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from autotune.store.entries import Decision, DeviceEntry, Event, StackEntry, StudyEntry
+from autotune.store.entries import Decision, DeviceEntry, Event, StackEntry, Standing, StudyEntry
 from autotune.store.records import (
     Choice,
     Configuration,
@@ -164,6 +164,12 @@ def decision_of(row: Row, choices: Iterable[Choice]) -> Decision:
         **{name: row[name] for name in _WINNER_COLUMNS},
     )
     return Decision(row["id"], row["study"], winner, row["state"], row["changed_at"], row["note"])
+
+
+def standing_of(row: Row) -> Standing:
+    """The current winner of a row, in short."""
+    facts = {**dict(row), "dimensions": from_json(row["dimensions"]), "is_baseline": bool(row["is_baseline"])}
+    return Standing(**facts)
 
 
 def study_of(row: Row) -> StudyEntry:
