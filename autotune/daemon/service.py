@@ -38,6 +38,7 @@ from autotune.errors import (
     StateDirError,
     StateError,
 )
+from autotune.lookup.request import SOCKET_NAME as REQUEST_SOCKET
 from autotune.store.opening import open_history
 from autotune.store.schema import latest_version
 
@@ -118,7 +119,7 @@ class Service:
             Questions(self).handle,
         )
         self.requests = requests.RequestSocket(
-            os.path.join(folder, requests.SOCKET_NAME),
+            os.path.join(folder, REQUEST_SOCKET),
             settings.requests,
             self.loop,
             self._wished,
