@@ -48,7 +48,9 @@ address = ""
 class RunningDaemon:
     """A daemon process with its own state, sockets, settings and service manager."""
 
-    def __init__(self, folder: Path, settings: str = SETTINGS) -> None:
+    def __init__(
+        self, folder: Path, settings: str = SETTINGS, environment: dict[str, str] | None = None
+    ) -> None:
         self.folder = folder
         self.state = folder / "state"
         self.log = folder / "log"
@@ -58,6 +60,7 @@ class RunningDaemon:
         self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         # Paths of sockets have at most 107 characters.
         address = folder / "n.sock"
+        address.unlink(missing_ok=True)
         self.manager.bind(str(address))
         self.told: list[str] = []
         self.environment = {
@@ -68,6 +71,7 @@ class RunningDaemon:
             "AUTOTUNE_CACHE_DIR": str(folder / "cache"),
             "AUTOTUNE_RUNTIME_DIR": str(folder / "run"),
             "AUTOTUNE_REQUEST_SOCKET": str(folder / "run" / "requests.sock"),
+            **(environment or {}),
         }
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -131,11 +135,12 @@ class RunningDaemon:
             else:
                 os.environ["AUTOTUNE_RUNTIME_DIR"] = before
 
-    def device(self) -> dict[str, Any]:
-        """The status of its device."""
+    def device(self, name: str = "") -> dict[str, Any]:
+        """The status of a device, the first one by default."""
         from autotune.daemon.control import Status
 
-        return self.ask(Status())["devices"][0]
+        devices = self.ask(Status())["devices"]
+        return next(device for device in devices if name in ("", device["device"]))
 
     def look_up(self, workload: str, **problem: int) -> tuple[str, dict[str, Any]]:
         """What another process finds: the kind of match and the configuration."""
