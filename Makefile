@@ -39,7 +39,7 @@ tune: $(INSTALLED)
 		'import autotune; print(autotune.get_best_config("linear", m=16, n=2112, k=7168).explain())'
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow and not faults"
+	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest --timeout 3600 -m "not deb and not faults"
