@@ -37,6 +37,7 @@ from autotune.errors import (
     DatabaseError,
     StateDirError,
     StateError,
+    UsageError,
 )
 from autotune.lookup.request import SOCKET_NAME as REQUEST_SOCKET
 from autotune.store.opening import open_history
@@ -266,7 +267,11 @@ class Service:
         supervisor = self.device_of(wish.device)
         if supervisor is None:
             return False
-        if self.agenda.note_wish(supervisor, wish):
+        try:
+            new = self.agenda.note_wish(supervisor, wish)
+        except UsageError:
+            return False
+        if new:
             self.book_changed()
             if supervisor.state is State.IDLE:
                 supervisor.step()
