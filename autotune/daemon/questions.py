@@ -42,8 +42,8 @@ class Questions:
                 connection.answer(requests_report(self._service))
             case control.Pause():
                 self._pause(question, connection)
-            case control.Resume(device, lease):
-                connection.answer({"ended": [one.id for one in self._resume(device, lease)]})
+            case control.Resume():
+                connection.answer({"ended": [lease.id for lease in self._resume(question)]})
             case control.Ask():
                 connection.answer({"asked": self._ask(question)})
 
@@ -72,18 +72,22 @@ class Questions:
         if not waiting:
             free()
 
-    def _resume(self, device: str | None, lease: str | None) -> list[Lease]:
-        leases = self._service.leases
+    def _resume(self, question: control.Resume) -> list[Lease]:
+        leases, lease = self._service.leases, question.lease
         if lease is not None:
             if not any(held.id == lease for held in leases):
                 raise UnknownNameError("lease", lease, [held.id for held in leases])
             return leases.release([lease])
-        if device is not None:
-            self._covered(device)
+        if question.device is not None:
+            self._covered(question.device)
         # What a process holds ends with it, not with the next `resume` that somebody types.
-        return leases.release(
-            [held.id for held in leases if held.holder is None and device in (None, held.device)]
-        )
+        loose = [held for held in leases if held.holder is None]
+        meant = [
+            held.id
+            for held in loose
+            if question.device in (None, held.device) and question.reason in (None, held.reason)
+        ]
+        return leases.release(meant)
 
     def _covered(self, device: str) -> list[Supervisor]:
         supervisors = self._service.supervisors

@@ -37,7 +37,9 @@ from autotune.errors import (
     DatabaseError,
     StateDirError,
     StateError,
+    UsageError,
 )
+from autotune.lookup.request import SOCKET_NAME as REQUEST_SOCKET
 from autotune.store.opening import open_history
 from autotune.store.schema import latest_version
 
@@ -118,7 +120,7 @@ class Service:
             Questions(self).handle,
         )
         self.requests = requests.RequestSocket(
-            os.path.join(folder, requests.SOCKET_NAME),
+            os.path.join(folder, REQUEST_SOCKET),
             settings.requests,
             self.loop,
             self._wished,
@@ -264,7 +266,11 @@ class Service:
         supervisor = self.device_of(wish.device)
         if supervisor is None:
             return False
-        if self.agenda.note_wish(supervisor, wish):
+        try:
+            new = self.agenda.note_wish(supervisor, wish)
+        except UsageError:
+            return False
+        if new:
             self.book_changed()
             if supervisor.state is State.IDLE:
                 supervisor.step()

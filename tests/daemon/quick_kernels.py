@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 
 import torch
@@ -32,4 +33,24 @@ def quick(x: torch.Tensor, *, pause_ms: int) -> torch.Tensor:
 def dozing(x: torch.Tensor, *, seconds: int) -> torch.Tensor:
     """Softmax, the only other configuration of which does not come back."""
     time.sleep(seconds)
+    return torch.softmax(x, -1)
+
+
+@autotune.tunable(
+    dimensions=[autotune.Dimension("rows", nearest=True)],
+    parameters={"harm": ["none", "segfault", "hang", "hoard"]},
+    baseline={"harm": "none"},
+    inputs=lambda problem, draw: {"x": draw(problem["rows"], 8)},
+    reference=lambda _, x: torch.softmax(x.double(), -1),
+)
+def harmful(x: torch.Tensor, *, harm: str) -> torch.Tensor:
+    """Softmax, the other configurations of which end the worker, each in its own way."""
+    if harm == "segfault":
+        ctypes.string_at(0)
+    if harm == "hang":
+        # Native code that keeps the interpreter lock.
+        ctypes.PyDLL(None).sleep(600)
+    hoard = []
+    while harm == "hoard":
+        hoard.append(bytearray(1 << 24))
     return torch.softmax(x, -1)

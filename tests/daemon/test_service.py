@@ -89,6 +89,11 @@ def test_leases_survive_a_restart_and_end_with_their_process_or_in_time(daemon) 
         holder.kill()
         holder.wait()
     daemon.wait_until(lambda: not daemon.ask(Status())["leases"])
+    daemon.ask(Pause(reason="one"))
+    daemon.ask(Pause(reason="other"))
+    daemon.ask(Resume(reason="one"))
+    assert ["other"] == [lease["reason"] for lease in daemon.ask(Status())["leases"]]
+    daemon.ask(Resume())
     daemon.ask(Pause(seconds=0.05))
     daemon.wait_until(lambda: daemon.device()["state"] == "idle")
 
