@@ -1,12 +1,12 @@
 """How many evaluations a search needs, on recorded landscapes, ours and its peers side by side.
 
-    python benchmarks/search_efficiency.py LANDSCAPE... [--seeds N] [--evaluations N] [--jobs N]
+    python benchmarks/search_efficiency.py [LANDSCAPE...] [--seeds N] [--evaluations N] [--jobs N]
                                            [--only METHOD,...] [--results FOLDER]
 
 LANDSCAPE is a file in the cache format of Kernel Tuner, gzipped or not, or a folder of such files, named
-`<kernel>__<device>.json[.gz]`. All methods get the same seeds and the same budget. A configuration that was
-compiled or run and failed counts as an evaluation; one that a static constraint rules out is free, and so is
-one that was tried before.
+`<kernel>__<device>.json[.gz]`; by default our own recordings in `benchmarks/landscapes/`. All methods get the
+same seeds and the same budget. A configuration that was compiled or run and failed counts as an evaluation;
+one that a static constraint rules out is free, and so is one that was tried before.
 
 Methods (`--only` takes the names, comma-separated):
 
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     Prior = list[tuple[Path, list[int] | None]]
 
+SHIPPED = Path(__file__).parent / "landscapes"
 INFORMED = ("transfer", "recorded", "shuffled")
 OURS = ("cold", *INFORMED)
 
@@ -163,7 +164,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("landscapes", nargs="+", type=Path, metavar="LANDSCAPE")
+    parser.add_argument("landscapes", nargs="*", type=Path, metavar="LANDSCAPE", default=[SHIPPED])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--evaluations", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")

@@ -22,9 +22,12 @@ import optuna
 
 from autotune.search.landscape import Landscape, read_landscape
 from autotune.search.sampler import PoolSearch, PriorStudy
+from autotune.space.pool import INACTIVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from autotune.space.pool import Pool
 
 MOST_PROPOSALS = 20
 """Proposals per evaluation after which a search that keeps repeating itself, or proposing what is invalid, is
@@ -109,7 +112,7 @@ def optuna_search(sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Call
             with warnings.catch_warnings(), replay.thinking():
                 warnings.simplefilter("ignore")
                 trial = study.ask()
-                chosen = {p.name: trial.suggest_categorical(p.name, p.values) for p in pool.parameters}
+                chosen = _suggest(trial, pool)
             value = replay.evaluate(pool.find(chosen))
             with replay.thinking():
                 if np.isnan(value):
@@ -118,6 +121,20 @@ def optuna_search(sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Call
                     study.tell(trial, value)
 
     return search
+
+
+def _suggest(trial: optuna.Trial, pool: Pool) -> dict[str, Any]:
+    """A configuration as Optuna has conditional spaces: the implementation, then only what it has."""
+    active = np.ones(len(pool.parameters), bool)
+    chosen: dict[str, Any] = {}
+    for position, parameter in enumerate(pool.parameters):
+        if not active[position]:
+            continue
+        chosen[parameter.name] = trial.suggest_categorical(parameter.name, parameter.values)
+        if parameter.name == "implementation":
+            code = parameter.values.index(chosen[parameter.name])
+            active = (pool.codes[pool.codes[:, position] == code] != INACTIVE).any(axis=0)
+    return chosen
 
 
 def kernel_tuner_search(strategy: str, path: Path) -> Callable[[Replay, int], None]:
@@ -156,7 +173,8 @@ def kernel_tuner_search(strategy: str, path: Path) -> Callable[[Replay, int], No
                 seed=seed,
             )
         for result in results:
-            replay.evaluate(replay.landscape.pool.find({name: result[name] for name in names}))
+            active = {name: result[name] for name in names if result[name] is not None}
+            replay.evaluate(replay.landscape.pool.find(active))
         raise BudgetSpentError
 
     return search

@@ -14,6 +14,7 @@ from autotune.cli.fingerprint import fingerprint
 from autotune.cli.history import compare, explain, history, show
 from autotune.cli.lease import lease, pause, resume
 from autotune.cli.plan import plan
+from autotune.cli.record import record
 from autotune.cli.report import report
 from autotune.cli.requests import requests
 from autotune.cli.rollback import rollback
@@ -44,6 +45,7 @@ for command in (
     compare,
     report,
     bench,
+    record,
     rollback,
     daemon,
     status,

@@ -54,6 +54,9 @@ def resume(
         str | None, typer.Option("--device", metavar="NAME|all", help="Only leases that name this device.")
     ] = None,
     lease: Annotated[str | None, typer.Option("--lease", metavar="ID", help="Only this lease.")] = None,
+    reason: Annotated[
+        str | None, typer.Option("--reason", help="Only leases that were taken with this reason.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Let the daemon tune again: ends what 'pause' began.
@@ -63,10 +66,10 @@ def resume(
     from autotune.cli import output
     from autotune.daemon.control import NoDaemonError, Resume, ask
 
-    if device is not None and lease is not None:
-        raise UsageError("give --device or --lease, not both")
+    if lease is not None and (device is not None or reason is not None):
+        raise UsageError("--lease names one already; leave out --device and --reason")
     try:
-        ended = ask(Resume(device, lease))["ended"]
+        ended = ask(Resume(device, lease, reason))["ended"]
     except NoDaemonError as error:
         print(f"autotune: nothing to resume: {error}", file=sys.stderr)
         ended = []

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 WIDEST = 100
 """Columns that any output fits."""
 
+UNBOUNDED = 9e5
+"""Bounds from here on say that nothing is known; the comparison ends its search at a factor of a million."""
+
 # Names come from people's files: nothing printed is ever read as markup.
 console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else WIDEST)
 
@@ -81,8 +84,14 @@ def rate(per_second: float, unit: str) -> str:
 
 
 def speedup(interval: Interval | None) -> str:
-    """A ratio and its interval, e.g. `2.31x [2.28, 2.35]`."""
-    return "-" if interval is None else f"{interval.ratio:.2f}x [{interval.low:.2f}, {interval.high:.2f}]"
+    """A ratio and its interval, e.g. `2.31x [2.28, 2.35]`; `?` where the rounds were too few to bound it."""
+    if interval is None:
+        return "-"
+    bounds = [
+        f"{bound:.2f}" if 1 / UNBOUNDED < bound < UNBOUNDED else "?"
+        for bound in (interval.low, interval.high)
+    ]
+    return f"{interval.ratio:.2f}x [{', '.join(bounds)}]"
 
 
 def share(fraction: float | None) -> str:

@@ -143,8 +143,8 @@ def _ask_daemon(
         output.print_json({"asked": asked})
     else:
         output.console.print(
-            f"the daemon holds the history: it was asked to tune {asked} problems before all others, once the "
-            "device is idle, with the budget of its own settings; see 'autotune status --watch'"
+            f"the daemon holds the history: it was asked to tune {asked} problems before all others, once "
+            "the device is idle, with the budget of its own settings; see 'autotune status --watch'"
         )
     return 0
 

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 from autotune.daemon.request_book import DAY, Entry, backoff
 from autotune.daemon.work import Item, Outlook
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, UnknownNameError, UsageError
 from autotune.fingerprint.stack import stack_digest
 from autotune.space.plan import most_valuable_first, plan
+from autotune.space.problem import Problem
+from autotune.space.work import estimated_bytes
+from autotune.workloads.registry import workload_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
     from autotune.daemon.request_book import RequestBook
     from autotune.daemon.requests import Wish
     from autotune.daemon.supervisor import Supervisor
-    from autotune.space.problem import Problem
     from autotune.store.entries import Standing
     from autotune.store.reading import HistoryReader
 
@@ -54,7 +56,8 @@ class Agenda:
         self._due = due
         self._planned: dict[str, list[Problem]] = {}
         self._standing: dict[str, list[Standing]] = {}
-        self._outlooks: dict[str, tuple[float, Outlook, list[Item]]] = {}
+        self._current: dict[str, set[tuple[str, str, str]]] = {}
+        self._items: dict[str, tuple[float, list[Item] | None]] = {}
         self._resting: dict[_Rest, tuple[float, int]] = {}
         self._alarm: Timer | None = None
 
@@ -62,7 +65,7 @@ class Agenda:
         """Begin, or begin anew with other settings."""
         self._settings = settings
         self._resting.clear()
-        self._outlooks.clear()
+        self._items.clear()
         problems = _planned(settings.daemon.models)
         first = supervisors[0].device.kind if supervisors else ""
         for supervisor in supervisors:
@@ -70,13 +73,16 @@ class Agenda:
             meant = supervisor.device.kind == first or bool(settings.daemon.devices)
             self._planned[supervisor.name] = problems if meant else []
             supervisor.stack = self._own_stack(supervisor) or supervisor.stack
+            if supervisor.stack is not None and not settings.worker.modules:
+                # Nothing has to be imported to know their names.
+                supervisor.workloads = frozenset(workload_names())
             self.refresh(supervisor, history)
         self._supervisors = list(supervisors)
 
     def refresh(self, supervisor: Supervisor, history: HistoryReader) -> None:
         """Read again what is decided for a device."""
         self._standing[supervisor.name] = history.standing(supervisor.device.digest)
-        self._outlooks.pop(supervisor.name, None)
+        self._know_current(supervisor)
 
     def look_again(self) -> None:
         """Notice that the software stack was upgraded, and what has become due."""
@@ -87,7 +93,7 @@ class Agenda:
                     "the software stack has changed", extra={"device": supervisor.name, "stack": stack}
                 )
                 supervisor.stack = stack
-        self._outlooks.clear()
+            self._know_current(supervisor)
 
     def choose(self, supervisor: Supervisor) -> Item | None:
         """The next thing to do on a device; None when there is nothing now."""
@@ -100,16 +106,27 @@ class Agenda:
 
     def items(self, supervisor: Supervisor) -> list[Item]:
         """Everything to do on a device, the most valuable first."""
-        return self._outlook(supervisor)[1]
+        made_at, items = self._items.get(supervisor.name, (0.0, None))
+        now = time.monotonic()
+        if items is None or now - made_at > FRESH_SECONDS:
+            name = supervisor.name
+            outlook = Outlook(name, supervisor.stack, self._standing[name], self._settings, time.time())
+            items = outlook.items(self._book, self._planned[name], supervisor.workloads)
+            self._items[name] = (now, items)
+        return items
 
     def note_wish(self, supervisor: Supervisor, wish: Wish) -> bool:
-        """Note a request; whether it says anything new."""
-        outlook, _ = self._outlook(supervisor)
-        if (
-            wish.max_error is None
-            and wish.key
-            and outlook.is_current(wish.workload, wish.key, wish.objective)
-        ):
+        """Note a request; whether it says anything new.
+
+        Raises:
+            UsageError: it can never be tuned here.
+        """
+        if supervisor.workloads is not None and wish.workload not in supervisor.workloads:
+            raise UsageError(f"unknown workload {wish.workload!r}")
+        if _least_bytes(wish) > supervisor.device.facts["memory_bytes"]:
+            raise UsageError(f"a problem larger than the memory of {supervisor.name}")
+        current = self._current[supervisor.name]
+        if wish.max_error is None and (wish.workload, wish.key, wish.objective) in current:
             return False
         entry = Entry(
             supervisor.name,
@@ -122,7 +139,7 @@ class Agenda:
         )
         taken = self._book.note(entry)
         if taken:
-            self._outlooks.pop(supervisor.name, None)
+            self._items.pop(supervisor.name, None)
         return taken
 
     def note_order(self, supervisor: Supervisor, wanted: Wanted, order: Ask) -> None:
@@ -140,7 +157,7 @@ class Agenda:
         self._book.note(entry)
         for key in [key for key in self._resting if key[:2] == (supervisor.name, wanted.workload)]:
             del self._resting[key]
-        self._outlooks.pop(supervisor.name, None)
+        self._items.pop(supervisor.name, None)
 
     def finished(self, supervisor: Supervisor, item: Item, ended: Ended, retry_seconds: float) -> None:
         """Note what became of something."""
@@ -156,17 +173,16 @@ class Agenda:
                 self._book.fail(item.request, ended.failure, retry_seconds)
             else:
                 self._book.settle(item.request)
-        self._outlooks.pop(supervisor.name, None)
+        self._items.pop(supervisor.name, None)
 
-    def _outlook(self, supervisor: Supervisor) -> tuple[Outlook, list[Item]]:
-        made_at, outlook, items = self._outlooks.get(supervisor.name, (0.0, None, []))
-        now = time.monotonic()
-        if outlook is None or now - made_at > FRESH_SECONDS:
-            name = supervisor.name
-            outlook = Outlook(name, supervisor.stack, self._standing[name], self._settings, time.time())
-            items = outlook.items(self._book, self._planned[name], supervisor.workloads)
-            self._outlooks[name] = (now, outlook, items)
-        return outlook, items
+    def _know_current(self, supervisor: Supervisor) -> None:
+        """Keep at hand what is decided under the present stack: each request asks for it."""
+        self._current[supervisor.name] = {
+            (winner.workload, winner.problem, winner.objective)
+            for winner in self._standing[supervisor.name]
+            if winner.stack == supervisor.stack
+        }
+        self._items.pop(supervisor.name, None)
 
     def _set_alarm(self, supervisor: Supervisor) -> None:
         """Wake up when the next thing is due that must wait now."""
@@ -180,7 +196,7 @@ class Agenda:
             self._alarm = self._loop.later(min(waits) + 0.1, self._ring)
 
     def _ring(self) -> None:
-        self._outlooks.clear()
+        self._items.clear()
         self._due()
 
     def _own_stack(self, supervisor: Supervisor) -> str | None:
@@ -210,6 +226,14 @@ def _planned(models: Sequence[ModelPlan]) -> list[Problem]:
             continue
         found.update(dict.fromkeys(one.problem for one in most_valuable_first(planned, TYPICAL_BYTES_PER_S)))
     return list(found)
+
+
+def _least_bytes(wish: Wish) -> float:
+    """What a stock problem must move at least, and so hold; 0 where that is not known."""
+    try:
+        return estimated_bytes(Problem(wish.workload, wish.dimensions))
+    except (UnknownNameError, LookupError, TypeError):
+        return 0.0
 
 
 def _rest(supervisor: Supervisor, item: Item) -> _Rest:

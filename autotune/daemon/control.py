@@ -52,10 +52,17 @@ class Pause(_Question, frozen=True):
 
 
 class Resume(_Question, frozen=True):
-    """End leases: one, or all that name a device; without either, all."""
+    """End leases that no process holds, or the one that is named.
+
+    Attributes:
+        device: only those that name it.
+        lease: this one, whoever holds it.
+        reason: only those with this reason.
+    """
 
     device: str | None = None
     lease: str | None = None
+    reason: str | None = None
 
 
 class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

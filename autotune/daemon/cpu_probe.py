@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
 
 from autotune.daemon.gate import Condition
 from autotune.daemon.process_tree import TICKS_PER_SECOND, use_of_tree
@@ -15,12 +16,23 @@ if TYPE_CHECKING:
 
     from autotune.config import GateSettings
 
+INTERVAL = 0.2
+"""Seconds over which use is measured, once so long has been looked: /proc counts in hundredths of a second,
+and over less a single one would be a tenth of a core."""
 SHORTEST_INTERVAL = 0.05
-"""Seconds over which use is measured at least: /proc counts in hundredths of a second."""
+"""Seconds over which it is measured at the beginning."""
 _IDLE_FIELDS = (3, 4)
 """`idle` and `iowait` of a line of /proc/stat; the others, the hypervisor's share too, are use: proc(5)."""
 _GUEST_FIELDS = 8
 """From here on the fields count what `user` and `nice` have counted already."""
+
+
+class _Sample(NamedTuple):
+    """Processor time at a moment: of all, and of ours."""
+
+    at: float
+    busy: float
+    ours: float
 
 
 class CpuProbe:
@@ -39,29 +51,35 @@ class CpuProbe:
         self._root = root
         self._clock = clock
         self._cores = sorted(os.sched_getaffinity(0))
-        self._before: tuple[float, float, float] | None = None
+        self._samples: deque[_Sample] = deque()
 
     def look(self, tuning: bool) -> list[Condition]:
         """The conditions now; see `Probe`."""
         proc = os.path.join(self._root, "proc")
         ours = use_of_tree(os.getpid(), proc)
         stat = _lines(os.path.join(proc, "stat"))
-        now, busy = self._clock(), self._busy_seconds(stat)
-        before, self._before = self._before, (now, busy, ours.seconds)
-        conditions = [self._load(before, now, busy, ours.seconds)]
+        conditions = [self._load(_Sample(self._clock(), self._busy_seconds(stat), ours.seconds))]
         if not tuning:
             conditions += [self._run_queue(stat, ours.running), self._memory(proc)]
         return [*conditions, *self._temperature()]
 
-    def _load(
-        self, before: tuple[float, float, float] | None, now: float, busy: float, ours: float
-    ) -> Condition:
-        limit = self._settings.others_cpu
-        if before is None or now - before[0] < SHORTEST_INTERVAL:
+    def adopt(self, settings: GateSettings) -> None:
+        """Judge by other limits from the next look on."""
+        self._settings = settings
+
+    def _load(self, now: _Sample) -> Condition:
+        limit, samples = self._settings.others_cpu, self._samples
+        samples.append(now)
+        # The latest that is old enough, or the oldest.
+        while len(samples) > 2 and now.at - samples[1].at >= INTERVAL:
+            samples.popleft()
+        before = samples[0]
+        seconds = now.at - before.at
+        if seconds < SHORTEST_INTERVAL:
             return Condition("load of others", False, "is being measured: it takes two looks")
         # Rounding may make ours larger than all.
-        others = max(0.0, busy - before[1] - (ours - before[2]))
-        share = others / (now - before[0]) / len(self._cores)
+        others = now.busy - before.busy - (now.ours - before.ours)
+        share = min(1.0, max(0.0, others / seconds / len(self._cores)))
         told = f"{100 * share:.1f} % of {len(self._cores)} cores, at most {100 * limit:g} %"
         return Condition("load of others", share <= limit, told)
 

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from autotune.config import GateSettings
     from autotune.daemon.calendar import Windows
+
+
+MOST_WARY = 16
+"""Times the looks that are needed at most, where others use the device again and again."""
 
 
 class Condition(NamedTuple):
@@ -43,6 +48,9 @@ class Probe(Protocol):
             out.
         """
 
+    def adopt(self, settings: GateSettings) -> None:
+        """Judge by other limits from the next look on."""
+
 
 class Gate:
     """The gate of one device.
@@ -54,6 +62,7 @@ class Gate:
         now: the present moment.
 
     Attributes:
+        needed: looks in a row that must hold now: more than at first after the device was given up.
         conditions: what the last look found.
         held: looks in a row that held, up to now.
     """
@@ -68,6 +77,7 @@ class Gate:
         self.probe = probe
         self.windows = windows
         self.looks = looks
+        self.needed = looks
         self.conditions: tuple[Condition, ...] = ()
         self.held = 0
         self._now = now
@@ -75,7 +85,7 @@ class Gate:
     @property
     def open(self) -> bool:
         """Whether enough looks in a row have held."""
-        return self.held >= self.looks
+        return self.held >= self.needed
 
     @property
     def obstacle(self) -> Condition | None:
@@ -95,8 +105,23 @@ class Gate:
         self.held = self.held + 1 if all(condition.holds for condition in found) else 0
 
     def close(self) -> None:
-        """Forget what was found: as many looks as at first are needed again."""
+        """Forget what was found: as many looks are needed again."""
         self.held = 0
+
+    def grow_wary(self) -> None:
+        """Need twice as many looks: somebody came as soon as the device was in use."""
+        self.held = 0
+        self.needed = min(2 * self.needed, MOST_WARY * self.looks)
+
+    def trust(self) -> None:
+        """Need as many looks as at first: a study came to its end."""
+        self.needed = self.looks
+
+    def adopt(self, settings: GateSettings, windows: Windows) -> None:
+        """Judge by other limits from the next look on."""
+        self.probe.adopt(settings)
+        self.windows = windows
+        self.looks = self.needed = settings.looks
 
     def window(self) -> Condition:
         """The condition that a maintenance window is open."""

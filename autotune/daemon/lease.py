@@ -14,7 +14,7 @@ import msgspec
 
 from autotune.daemon.process_tree import start_ticks
 from autotune.daemon.state_file import read_state, write_state
-from autotune.errors import UsageError
+from autotune.errors import StateDirError, UsageError
 from autotune.fingerprint.files import read_head
 
 if TYPE_CHECKING:
@@ -147,10 +147,16 @@ class Leases:
             until=None if seconds is None else now + seconds,
             holder=None if holder is None else _holder(holder),
         )
-        write_state(self._path, [*self._leases.values(), lease])
         self._leases[lease.id] = lease
-        self._guard(lease)
+        # Room is made first: the disk may take longer than the worker's end.
         self._changed()
+        try:
+            write_state(self._path, list(self._leases.values()))
+        except StateDirError:
+            del self._leases[lease.id]
+            self._changed()
+            raise
+        self._guard(lease)
         return lease
 
     def release(self, ids: Iterable[str]) -> list[Lease]:

@@ -75,6 +75,10 @@ class NvidiaProbe:
             self.close()
             raise
 
+    def adopt(self, settings: GateSettings) -> None:
+        """Judge by other limits from the next look on."""
+        self._settings = settings
+
     def close(self) -> None:
         """Let go of the library."""
         if self._open:
@@ -184,7 +188,7 @@ class NvidiaProbe:
 class Patient:
     """A probe in a thread of its own, for one that may never come back.
 
-    A look that is not back by the next one reads as busy, and so does each until it is.
+    A look that is not back in time reads as busy, and so does each until it is.
 
     Args:
         probe: the one that may hang.
@@ -207,19 +211,25 @@ class Patient:
         Raises:
             StateError: there is no answer yet.
         """
-        if self._answered.is_set():
-            self._answered.clear()
-            self._tuning = tuning
-            if self._thread is None:
-                # A daemon thread: the process must be able to end while it hangs.
-                self._thread = threading.Thread(target=self._serve, name="probe", daemon=True)
-                self._thread.start()
-            self._asked.set()
+        if not self._answered.is_set():
+            raise StateError("has not answered an earlier look yet; the driver may hang")
+        # An answer that came late, after its look was over, is thrown away here.
+        self._answered.clear()
+        self._tuning = tuning
+        if self._thread is None:
+            # A daemon thread: the process must be able to end while it hangs.
+            self._thread = threading.Thread(target=self._serve, name="probe", daemon=True)
+            self._thread.start()
+        self._asked.set()
         if not self._answered.wait(self._seconds):
             raise StateError(f"no answer within {self._seconds:g} s; the driver may hang")
         if isinstance(self._answer, Exception):
             raise self._answer
         return self._answer
+
+    def adopt(self, settings: GateSettings) -> None:
+        """Judge by other limits from the next look on."""
+        self._probe.adopt(settings)
 
     def _serve(self) -> None:
         while True:

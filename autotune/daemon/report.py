@@ -71,7 +71,7 @@ def _device(service: Service, supervisor: Supervisor) -> dict[str, Any]:
         "state": supervisor.state.value,
         "since": supervisor.since,
         "reason": supervisor.reason,
-        "looks": {"held": min(gate.held, gate.looks), "needed": gate.looks},
+        "looks": {"held": min(gate.held, gate.needed), "needed": gate.needed},
         "conditions": [
             {"condition": one.name, "holds": one.holds, "told": one.told} for one in gate.conditions
         ],

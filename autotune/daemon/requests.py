@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from autotune.config import RequestSettings
     from autotune.daemon.loop import Loop
 
-SOCKET_NAME = "requests.sock"
 AT_ONCE = 64
 """Datagrams read before other things get their turn."""
 MUTED_SECONDS = 0.05

@@ -11,6 +11,8 @@ import ctypes
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -19,13 +21,14 @@ from autotune import paths
 from autotune.daemon import control, logs, messages, requests
 from autotune.daemon.agenda import Agenda
 from autotune.daemon.calendar import Calendar, Windows
-from autotune.daemon.control_server import Connection, ControlServer
+from autotune.daemon.care import NightlyCare
+from autotune.daemon.control_server import ControlServer
 from autotune.daemon.exposition import Health
-from autotune.daemon.lease import ALL, Lease, Leases
+from autotune.daemon.lease import Leases
 from autotune.daemon.loop import Loop, Timer
 from autotune.daemon.metrics import Metrics
 from autotune.daemon.notify import Notifier
-from autotune.daemon.report import requests_report, status_report
+from autotune.daemon.questions import Questions
 from autotune.daemon.request_book import RequestBook
 from autotune.daemon.supervisor import Office, State, Supervisor
 from autotune.daemon.watched import watched_devices
@@ -34,10 +37,11 @@ from autotune.errors import (
     DatabaseError,
     StateDirError,
     StateError,
-    UnknownNameError,
     UsageError,
 )
+from autotune.lookup.request import SOCKET_NAME as REQUEST_SOCKET
 from autotune.store.opening import open_history
+from autotune.store.schema import latest_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +90,7 @@ class Service:
         self._saving: Timer | None = None
         # What a study process leaves behind becomes ours, so that we can end it and see it end.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _migrate_apart()
         self._history: History | None = open_history()
         try:
             self._begin(self._history)
@@ -109,10 +114,13 @@ class Service:
         self.agenda = Agenda(self.book, self.loop, self._step_all)
         folder = paths.runtime_dir()
         self.control = ControlServer(
-            os.path.join(folder, control.SOCKET_NAME), settings.daemon.group, self.loop, self._asked
+            os.path.join(folder, control.SOCKET_NAME),
+            settings.daemon.group,
+            self.loop,
+            Questions(self).handle,
         )
         self.requests = requests.RequestSocket(
-            os.path.join(folder, requests.SOCKET_NAME),
+            os.path.join(folder, REQUEST_SOCKET),
             settings.requests,
             self.loop,
             self._wished,
@@ -128,8 +136,10 @@ class Service:
             finished=self._finished,
             known=self._refresh,
             decided=self._refresh,
-            broken=self._history_failed,
+            unwritten=self._history_failed,
+            told=self._tell,
         )
+        self.care = NightlyCare(self.loop, lambda: self._history, lambda: self.settings, self.note_error)
         self._devices, found = watched_devices(settings, office)
         history.record_devices(self._devices)
         self.supervisors.update({one.name: one for one in found})
@@ -211,12 +221,13 @@ class Service:
         self._step_all()
 
     def _set_calendar(self) -> None:
-        """A look at what is due each hour, and one whenever a window opens."""
+        """A look at what is due each hour and whenever a window opens; nightly care of the history."""
         self.calendar.drop("window")
         gate = self.settings.gate
         for place, window in enumerate(gate.windows):
             self.calendar.cron(f"window {place}", window.start, gate.time_zone, self._step_all)
         self.calendar.every("round", 1.0, self._round)
+        self.calendar.cron("nightly", self.settings.retention.nightly, gate.time_zone, self.care.begin)
 
     def _round(self) -> None:
         """Notice an upgraded stack and what is due for re-verification."""
@@ -226,7 +237,6 @@ class Service:
     def _step_all(self) -> None:
         for supervisor in self.supervisors.values():
             supervisor.step()
-        self._tell()
 
     def _tell(self) -> None:
         if not self._stopping:
@@ -240,16 +250,13 @@ class Service:
 
     def _finished(self, supervisor: Supervisor, item: Item, ended: messages.Ended) -> None:
         self.agenda.finished(supervisor, item, ended, self.settings.daemon.retry_seconds)
-        self._book_changed()
+        self.book_changed()
 
     def _refresh(self, supervisor: Supervisor) -> None:
         """A winner was promoted, or the stack is known now."""
         self.metrics.disk_full(False)
         if self._history is not None:
             self.agenda.refresh(supervisor, self._history)
-        self._tell()
-
-    # Leases, requests and questions
 
     def _leases_changed(self) -> None:
         self.metrics.leases(len(self.leases))
@@ -257,24 +264,28 @@ class Service:
 
     def _wished(self, wish: requests.Wish) -> bool:
         """Take a wish, if it concerns a device of ours."""
-        supervisor = self._device_of(wish.device)
+        supervisor = self.device_of(wish.device)
         if supervisor is None:
             return False
-        if self.agenda.note_wish(supervisor, wish):
-            self._book_changed()
+        try:
+            new = self.agenda.note_wish(supervisor, wish)
+        except UsageError:
+            return False
+        if new:
+            self.book_changed()
             if supervisor.state is State.IDLE:
                 supervisor.step()
-                self._tell()
         return True
 
-    def _device_of(self, name: str | None) -> Supervisor | None:
+    def device_of(self, name: str | None) -> Supervisor | None:
         """The device that a request is about: by name or digest; without either, the default one."""
         if name is None:
             return next(iter(self.supervisors.values()), None)
         found = (one for one in self.supervisors.values() if name in (one.name, one.device.digest))
         return self.supervisors.get("cuda:0" if name == "cuda" else name) or next(found, None)
 
-    def _book_changed(self) -> None:
+    def book_changed(self) -> None:
+        """See to it that the requests are written down before long."""
         self.metrics.requests_waiting(len(self.book))
         if self.book.changed and (self._saving is None or not self._saving.waiting):
             self._saving = self.loop.later(SAVE_SECONDS, self._save)
@@ -286,77 +297,6 @@ class Service:
         except StateDirError as error:
             self._not_written(error)
             self._saving = self.loop.later(RETRY_SECONDS, self._save)
-
-    def _asked(self, question: control.Question, connection: Connection) -> None:
-        match question:
-            case control.Status():
-                connection.answer(status_report(self))
-            case control.Requests():
-                connection.answer(requests_report(self))
-            case control.Pause():
-                self._pause(question, connection)
-            case control.Resume(device, lease):
-                connection.answer({"ended": [one.id for one in self._resume(device, lease)]})
-            case control.Ask():
-                connection.answer({"asked": self._ask(question)})
-
-    def _pause(self, question: control.Pause, connection: Connection) -> None:
-        covered = self._covered(question.device)
-        if question.seconds is not None and not question.seconds > 0:
-            raise UsageError(f"a lease of {question.seconds:g} s; expected more than none")
-        peer = connection.peer
-        lease = self.leases.take(
-            question.device,
-            user=peer.user,
-            reason=question.reason,
-            seconds=question.seconds,
-            holder=peer.pid if question.held else None,
-        )
-        logger.info(
-            "lease taken",
-            extra={"lease": lease.id, "device": lease.device, "user": peer.user, "why": lease.reason},
-        )
-        waiting = {one.name for one in covered} if question.wait else set()
-
-        def free(name: str = "") -> None:
-            waiting.discard(name)
-            if not waiting:
-                connection.answer({"lease": lease.id, "device": lease.device})
-
-        for supervisor in covered if question.wait else []:
-            supervisor.when_free(lambda name=supervisor.name: free(name))  # type: ignore[misc]
-        if not question.wait:
-            free()
-
-    def _resume(self, device: str | None, lease: str | None) -> list[Lease]:
-        if lease is not None:
-            if not any(held.id == lease for held in self.leases):
-                raise UnknownNameError("lease", lease, [held.id for held in self.leases])
-            return list(self.leases.release([lease]))
-        if device is not None:
-            self._covered(device)
-        # What a process holds ends with it, not with the next `resume` that somebody types.
-        ended = [held.id for held in self.leases if held.holder is None and device in (None, held.device)]
-        return list(self.leases.release(ended))
-
-    def _covered(self, device: str) -> list[Supervisor]:
-        if device != ALL and device not in self.supervisors:
-            raise UnknownNameError("device of the daemon", device, [ALL, *self.supervisors])
-        return [one for one in self.supervisors.values() if device in (ALL, one.name)]
-
-    def _ask(self, question: control.Ask) -> int:
-        """Note what an operator wants tuned; where, is for the command line's own `tune` the CPU."""
-        supervisor = self.supervisors.get("cpu") or self._device_of(None)
-        if supervisor is None:
-            raise UsageError("the daemon has no device to tune on; see [daemon] devices")
-        for wanted in question.problems:
-            self.agenda.note_order(supervisor, wanted, question)
-        self._book_changed()
-        supervisor.forgive()
-        supervisor.step()
-        return len(question.problems)
-
-    # What can go wrong
 
     def _history_failed(self, error: StateError) -> None:
         """A record could not be kept; a damaged history is opened anew, which restores it from its backup."""
@@ -418,6 +358,7 @@ class Service:
             self.loop.stop()
 
     def _end(self) -> None:
+        self.care.close()
         self.requests.close()
         self.control.close()
         self.calendar.close()
@@ -448,6 +389,22 @@ def serve(log_format: str = "") -> None:
     settings = load_settings()
     logs.configure(log_format, settings.daemon.log_level)
     Service(settings, load_settings).run()
+
+
+def _migrate_apart() -> None:
+    """Make the history, or bring it to the newest schema, in a process of its own.
+
+    What applies the steps imports more than all the rest of the daemon, and is needed once in the life of a
+    history. Should it fail, opening the history says why.
+    """
+    try:
+        with open(os.path.join(paths.state_dir(), "history.db"), "rb") as file:
+            version = int.from_bytes(file.read(64)[60:64], "big")  # sqlite.org/fileformat.html: user version
+    except OSError:
+        version = 0
+    if version < latest_version():
+        script = "from autotune.store import open_history; open_history().close()"
+        subprocess.run([sys.executable, "-P", "-c", script], stderr=subprocess.DEVNULL, check=False)
 
 
 def _is_full(folder: str) -> bool:

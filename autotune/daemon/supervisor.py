@@ -17,21 +17,22 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from autotune.daemon import messages
-from autotune.daemon.gate import Gate
+from autotune.daemon.ledger import Ledger
 from autotune.daemon.request_book import backoff
 from autotune.daemon.study_process import StudyProcess
-from autotune.errors import AutotuneError, InternalError, StateError
-from autotune.store.records import Trial, Verdict
+from autotune.errors import AutotuneError, InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from autotune.config import Settings
     from autotune.daemon.calendar import Windows
+    from autotune.daemon.gate import Gate
     from autotune.daemon.lease import Leases
     from autotune.daemon.loop import Loop, Timer
     from autotune.daemon.metrics import Metrics
     from autotune.daemon.work import Item
+    from autotune.errors import StateError
     from autotune.fingerprint import Device
     from autotune.store.history import History
 
@@ -71,16 +72,6 @@ TOLD = (State.TUNING, State.YIELDING, State.PAUSED)
 """States worth a line in the log; the others come and go with every process on the node."""
 
 
-class InFlight(NamedTuple):
-    """The trial that runs: what is recorded of it if it is ended before it ends by itself."""
-
-    study: int
-    number: int
-    configuration: dict[str, object]
-    stage: str
-    started_at: float
-
-
 class Office(NamedTuple):
     """What all devices share; the daemon's service provides it.
 
@@ -91,7 +82,8 @@ class Office(NamedTuple):
         finished: called with what became of it.
         known: called when a study process has told its stack and workloads.
         decided: called after a winner was promoted.
-        broken: called when the history proved damaged.
+        unwritten: called when the history could not be written.
+        told: called when there is something new to tell.
     """
 
     loop: Loop
@@ -103,7 +95,8 @@ class Office(NamedTuple):
     finished: Callable[[Supervisor, Item, messages.Ended], None]
     known: Callable[[Supervisor], None]
     decided: Callable[[Supervisor], None]
-    broken: Callable[[StateError], None]
+    unwritten: Callable[[StateError], None]
+    told: Callable[[], None]
 
 
 class Supervisor:
@@ -144,9 +137,10 @@ class Supervisor:
         self.item: Item | None = None
         self._office = office
         self._study: StudyProcess | None = None
-        self._study_id = 0
-        self._flying: InFlight | None = None
-        self._record_failure = ""
+        self._ledger = Ledger(
+            name, office.metrics, office.history, lambda: office.decided(self), office.unwritten
+        )
+        self._broken = ""
         self._failures = 0
         self._retry_at = 0.0
         self._look: Timer | None = None
@@ -176,7 +170,7 @@ class Supervisor:
             case State.IDLE:
                 return "nothing to do"
             case State.WATCHING:
-                return f"idle for {self.gate.held} of {self.gate.looks} looks"
+                return f"idle for {self.gate.held} of {self.gate.needed} looks"
             case State.BUSY:
                 return f"{obstacle.name}: {obstacle.told}" if obstacle else "is being looked at"
             case State.PAUSED:
@@ -224,10 +218,8 @@ class Supervisor:
 
     def adopt(self, settings: Settings, windows: Windows) -> None:
         """Go on under other settings; what runs is let run."""
-        from autotune.daemon.watched import probe_of
-
         self._settings = settings
-        self.gate = Gate(probe_of(self.device, settings.gate), windows, settings.gate.looks)
+        self.gate.adopt(settings.gate, windows)
         self.forgive()
 
     def close(self) -> None:
@@ -264,6 +256,7 @@ class Supervisor:
         if state in (State.IDLE, State.PAUSED, State.YIELDING):
             self._stop_looking()
         level = logging.INFO if state in TOLD else logging.DEBUG
+        self._office.told()
         logger.log(level, state, extra={"device": self.name, "reason": self.reason})
 
     def _reason_to_yield(self) -> str:
@@ -290,8 +283,9 @@ class Supervisor:
 
     def _start(self) -> None:
         self._become(State.TUNING)
-        self._record_failure = ""
-        self.progress, self.item, self._flying = None, None, None
+        self._ledger.begin()
+        self._broken = ""
+        self.progress, self.item = None, None
         try:
             self._study = StudyProcess(
                 self._office.begin(self), self._office.loop, self._heard, self._study_gone
@@ -305,7 +299,9 @@ class Supervisor:
     def _heard(self, message: messages.FromStudy) -> None:
         match message:
             case messages.Progressed():
-                self._progressed(message)
+                self._ledger.progressed(message)
+                self.progress = message
+                self._office.told()
             case messages.Ready():
                 self.stack, self.workloads = message.stack, frozenset(message.workloads)
                 self._office.known(self)
@@ -313,71 +309,16 @@ class Supervisor:
             case messages.Ended():
                 self._work_ended(message)
             case messages.Broken(reason):
-                self._record_failure = self._record_failure or reason
+                self._broken = reason
             case _:
-                self._keep(message)
-
-    def _progressed(self, now: messages.Progressed) -> None:
-        if now.trying is None:
-            self._flying = None
-        elif self._flying is None or self._flying.number != now.tried:
-            self._flying = InFlight(self._study_id, now.tried, now.trying, now.stage, time.time())
-        else:
-            self._flying = self._flying._replace(stage=now.stage)
-        self.progress = now
-
-    def _keep(self, record: messages.Record) -> None:
-        """Keep a record, and tell the study process so."""
-        assert self._study is not None, "only a study process sends records"
-        history = self._office.history()
-        try:
-            if history is None:
-                raise StateError("the history is not open")
-            number = self._record(history, record)
-        except AutotuneError as error:
-            self._record_failure = str(error)
-            if not self._study.killed:
-                self._study.say(messages.NotKept(str(error)))
-            if isinstance(error, StateError):
-                self._office.broken(error)
-            return
-        if not self._study.killed:
-            self._study.say(messages.Kept(number))
-
-    def _record(self, history: History, record: messages.Record) -> int:
-        metrics = self._office.metrics
-        match record:
-            case messages.RecordDevice(device):
-                history.record_device(device)
-            case messages.RecordStack(digest, facts):
-                history.record_stack(digest, facts)
-            case messages.BeginStudy(key, dimensions, seed, facts):
-                self._study_id = history.begin_study(key, dimensions, seed=seed, space_facts=facts)
-                return self._study_id
-            case messages.AddTrial(study, trial):
-                history.add_trial(study, trial)
-                self._flying = None
-                metrics.trial(self.name, trial.verdict)
-            case messages.EndStudy(study, reason):
-                history.end_study(study, reason)
-                self._study_id = 0
-            case messages.Promote(study, winner):
-                before = history.incumbent(
-                    winner.device, winner.stack, winner.workload, winner.problem, winner.objective
-                )
-                number = history.promote(study, winner)
-                metrics.decision(self.name, _kind(before and before.choices[0], winner.choices[0]))
-                return number
-            case messages.Publish(reason):
-                number = history.publish(reason)
-                self._office.decided(self)
-                return number
-        return 0
+                reply = self._ledger.keep(message)
+                if self._study is not None and not self._study.killed:
+                    self._study.say(reply)
 
     def _next_work(self) -> None:
         """Give the study process more to do, or let it go."""
         assert self._study is not None, "only called while there is one"
-        self.progress, self._flying = None, None
+        self.progress = None
         self.item = self._office.choose(self)
         if self.state is not State.TUNING:
             return
@@ -402,6 +343,7 @@ class Supervisor:
         else:
             gain = "the baseline stays" if ended.is_baseline else f"{ended.speedup:.2f}x"
             logger.info("study decided: %s", gain, extra=extra)
+            self.gate.trust()
         self._failures = 0
         self._office.finished(self, item, ended)
         self._next_work()
@@ -423,16 +365,19 @@ class Supervisor:
         status, self._study = self._study.exit_status, None
         if self._finish is not None:
             self._finish.cancel()
-        self._record_preempted()
-        self.gate.close()
         yielded = self.state is State.YIELDING
+        self._ledger.interrupted(f"ended for: {self._cause}" if yielded else "the study process ended")
+        self.gate.close()
         if yielded:
             self._study_ended("preempted")
+            if self._cause == "foreign":
+                self.gate.grow_wary()
             self._office.metrics.yielded(self.name, self._cause, time.monotonic() - self._killed_at)
         elif self.item is not None or status != 0:
             self._study_ended("failed")
-            reason = self._record_failure or f"the study process ended with status {status}"
-            if self.item is not None and not self._record_failure:
+            told = self._ledger.failure or self._broken
+            reason = told or f"the study process ended with status {status}"
+            if self.item is not None and not told:
                 # Perhaps it is this problem that ends it: others get their turn first.
                 self._office.finished(self, self.item, messages.Ended(failure=reason))
             self._fail(reason)
@@ -442,53 +387,16 @@ class Supervisor:
             callback()
         self.step()
 
-    def _record_preempted(self) -> None:
-        """Record the trial that was ended, so that it is known and tried again, and the study's end."""
-        history, flying, study = self._office.history(), self._flying, self._study_id
-        self._flying, self._study_id = None, 0
-        if history is None or not study:
-            return
-        why = f"ended for: {self._cause}" if self.state is State.YIELDING else "the study process ended"
-        try:
-            if flying is not None:
-                trial = Trial(
-                    flying.number,
-                    dict(flying.configuration),
-                    Verdict.PREEMPTED,
-                    flying.stage,
-                    why,
-                    started_at=flying.started_at,
-                )
-                history.add_trial(study, trial)
-                self._office.metrics.trial(self.name, trial.verdict)
-            history.end_study(study, "interrupted")
-        except StateError as error:
-            self._office.broken(error)
-
     def _fail(self, reason: str) -> None:
         self._failures += 1
-        wait = (
-            DISK_SECONDS
-            if self._record_failure
-            else backoff(self._failures, self._settings.daemon.retry_seconds)
-        )
+        wait = backoff(self._failures, self._settings.daemon.retry_seconds)
+        if self._ledger.failure:
+            wait = DISK_SECONDS
         self._retry_at = time.monotonic() + wait
         self.failure = reason
         self._office.metrics.error(f"{self.name}: {reason}")
         logger.error("study process failed: %s", reason, extra={"device": self.name})
         self._become(State.FAILED)
-
-
-def _kind(before: object, best: object) -> str:
-    """What a decision was: `promoted`, `confirmed`, `baseline_kept`, or `withdrawn`, if a winner lost."""
-    from autotune.store.records import Choice
-
-    assert isinstance(best, Choice)
-    if not isinstance(before, Choice) or before.is_baseline:
-        return "baseline_kept" if best.is_baseline else "promoted"
-    if best.is_baseline:
-        return "withdrawn"
-    return "confirmed" if before.configuration == best.configuration else "promoted"
 
 
 def _problem(work: messages.Work) -> str:

@@ -105,10 +105,6 @@ class Outlook:
             )
         return list(unique.values())
 
-    def is_current(self, workload: str, problem: str, objective: str) -> bool:
-        """Whether a problem was decided under the stack that is tuned under."""
-        return (workload, problem, objective) in self._current
-
     def _requested(self, entry: Entry) -> Item:
         kind = "asked" if entry.operator else "request"
         work = self._search(kind, entry.workload, entry.dimensions, entry.key, entry.objective)
@@ -118,7 +114,7 @@ class Outlook:
         return Item(work, weight * saved, key_of(entry))
 
     def _planned(self, problem: Problem, value: float) -> Item | None:
-        if self.is_current(problem.workload, problem.key, "latency"):
+        if (problem.workload, problem.key, "latency") in self._current:
             return None
         return Item(
             self._search("model", problem.workload, problem.dimensions, problem.key, "latency"), value

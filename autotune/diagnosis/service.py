@@ -78,8 +78,7 @@ def _daemon() -> Iterator[Finding]:
 
 def _request_socket() -> Finding:
     """Whether what look-ups send arrives."""
-    from autotune.daemon.requests import SOCKET_NAME
-    from autotune.lookup.request import socket_path
+    from autotune.lookup.request import SOCKET_NAME, socket_path
 
     sent, taken = socket_path(), os.path.join(paths.runtime_dir(), SOCKET_NAME)
     if not _same_file(sent, taken):

@@ -35,6 +35,9 @@ def measure_ceilings(l3_bytes: int, seconds_per_figure: float = SECONDS_PER_FIGU
     with torch.no_grad():
         bandwidth = memory_bandwidth(max(OVER_L3 * l3_bytes, LEAST_ARRAY_BYTES), seconds_per_figure)
         rates = {dtype: matmul_rate(dtype, seconds_per_figure) for dtype in MATMUL_DTYPES}
+    for dtype in ("bfloat16", "float16"):
+        # A CPU without 16-bit arithmetic multiplies what it has widened, which is exact.
+        rates[dtype] = max(rates[dtype], rates["float32"])
     return Ceilings(bandwidth, {dtype: rate for dtype, rate in rates.items() if rate > 0}, time.time())
 
 

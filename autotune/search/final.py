@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", Trial, Choice)
 
+CLEARLY_SLOWER = 1.15
+"""A configuration this much slower than the best has lost: its screening stops, and it is no finalist. What
+may still win is kept: screening runs one after the other, where drift alone reaches several per cent."""
+
+LEAST_ROUNDS = 14
+"""Rounds that the final has time for, where possible: with fewer the confidence sequence proves nothing,
+however large the difference, and a slow baseline would stay for want of time."""
+
 MOST_FINALISTS = 4
 """Accurate configurations in the final, and as many less accurate ones. Screening ranks within a few per
 cent; more finalists take rounds from each other."""
@@ -46,6 +54,7 @@ class Contender:
     Attributes:
         slot: its name in the worker.
         trial: number of its trial; None for baseline and incumbent.
+        screened_ns: its median in screening; 0 if it was not screened.
     """
 
     slot: str
@@ -53,12 +62,13 @@ class Contender:
     error: float
     memory_bytes: int
     trial: int | None = None
+    screened_ns: float = 0.0
 
     @classmethod
     def of(cls, trial: Trial) -> Contender:
         """The contender that a trial makes."""
-        error, memory = trial.error or 0.0, trial.memory_bytes or 0
-        return cls(trial_slot(trial.number), trial.configuration, error, memory, trial.number)
+        error, memory, screened = trial.error or 0.0, trial.memory_bytes or 0, _screened_ns(trial)
+        return cls(trial_slot(trial.number), trial.configuration, error, memory, trial.number, screened)
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,7 @@ class Final:
         self, contenders: Sequence[Contender], incumbent: Contender | None, seconds: float
     ) -> tuple[Comparison, dict[str, Contender]]:
         """Interleaved rounds; a contender that fails by now is left out, and the rounds run again."""
-        alive = {contender.slot: contender for contender in contenders if self._builds(contender)}
+        alive = {contender.slot: contender for contender in self.ready(contenders)}
         while True:
             try:
                 comparison = self.worker.compare(
@@ -136,14 +146,21 @@ class Final:
                     raise
                 del alive[failure.slot]
 
-    def _builds(self, contender: Contender) -> bool:
-        try:
-            self.worker.build(contender.slot, contender.configuration)
-        except TrialError:
-            if contender.slot == BASELINE:
-                raise
-            return False
-        return True
+    def ready(self, contenders: Sequence[Contender]) -> list[Contender]:
+        """Those of the contenders that are built, anew where the process that held them has died.
+
+        Raises:
+            TrialError: the baseline does not build any more.
+        """
+        built = []
+        for contender in contenders:
+            try:
+                self.worker.build(contender.slot, contender.configuration)
+                built.append(contender)
+            except TrialError:
+                if contender.slot == BASELINE:
+                    raise
+        return built
 
     def _choice(
         self,
@@ -167,24 +184,51 @@ class Final:
 
 
 def select_finalists(
-    trials: Iterable[Trial], accurate: float, excluded: Sequence[Configuration] = ()
+    trials: Iterable[Trial],
+    accurate: float,
+    baseline_ns: float,
+    excluded: Sequence[Configuration] = (),
 ) -> list[Trial]:
     """The trials that go to the final: the fastest accurate ones, and the front of the less accurate ones.
+
+    Only trials that were checked, and none that is clearly slower than what it must beat: the fastest
+    accurate one for those as accurate, the baseline for the others.
 
     Args:
         trials: of one study.
         accurate: the largest error of a configuration that is as accurate as the baseline.
+        baseline_ns: the baseline's screened median.
         excluded: configurations that are in the final anyway.
     """
-    ranked = sorted((t for t in trials if t.verdict is Verdict.OK and t.measurement), key=_screened_ns)
-    ranked = [trial for trial in ranked if trial.configuration not in excluded]
-    chosen = [trial for trial in ranked if _error(trial) <= accurate][:MOST_FINALISTS]
+    ranked = sorted(
+        (t for t in trials if t.verdict is Verdict.OK and t.measurement and t.error is not None),
+        key=_screened_ns,
+    )
+    as_accurate = [trial for trial in ranked if _error(trial) <= accurate]
+    limit_ns = CLEARLY_SLOWER * min([baseline_ns, *map(_screened_ns, as_accurate[:1])])
+    chosen = [t for t in as_accurate if _screened_ns(t) <= limit_ns and t.configuration not in excluded]
+    chosen = chosen[:MOST_FINALISTS]
     front: list[Trial] = []
     for trial in ranked:
         better = [*chosen[:1], *front]
-        if _error(trial) > accurate and not any(_covers(other, trial, _screened_ns) for other in better):
+        lossy = _error(trial) > accurate and trial.configuration not in excluded
+        hopeful = lossy and _screened_ns(trial) <= CLEARLY_SLOWER * baseline_ns
+        if hopeful and not any(_covers(other, trial, _screened_ns) for other in better):
             front.append(trial)
     return chosen + front[:MOST_FINALISTS]
+
+
+def affordable(finalists: Sequence[Contender], baseline_ns: float, seconds: float) -> Sequence[Contender]:
+    """As many finalists, the first at least, as can be proven faster than the baseline in the time."""
+    latencies = [baseline_ns, *(finalist.screened_ns for finalist in finalists)]
+    while len(latencies) > 2 and least_seconds(latencies) > seconds:
+        latencies.pop()
+    return finalists[: len(latencies) - 1]
+
+
+def least_seconds(latencies_ns: Iterable[float]) -> float:
+    """The shortest final that can prove anything of contenders with these latencies."""
+    return LEAST_ROUNDS * sum(latencies_ns) / 1e9 / (1 - REMEASURE_SHARE)
 
 
 def pareto_front(choices: Sequence[Choice]) -> tuple[Choice, ...]:

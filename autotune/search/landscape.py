@@ -2,13 +2,15 @@
 
 The format is the cache layout of Kernel Tuner (github.com/KernelTuner/kernel_tuner): JSON, gzipped or not,
 with `tune_params` (parameter -> values), `tune_params_keys` (their order) and `cache` (one entry per
-configuration, its `time` in milliseconds, or the name of the error with which it failed).
+configuration, its `time` in milliseconds, or the name of the error with which it failed). A parameter that a
+configuration's implementation does not have is `null`, which Kernel Tuner takes for one more value.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune.errors import UsageError
-from autotune.space.pool import Parameter, Pool
+from autotune.space.pool import INACTIVE, Parameter, Pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,15 +108,11 @@ def read_landscape(path: Path | str) -> Landscape:
         UsageError: the file cannot be read, or is not in the layout.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-        content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
-    except (OSError, EOFError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as JSON: {error}; expected a Kernel Tuner cache") from None
+    content = read_cache(path)
     try:
         names, entries = content["tune_params_keys"], list(content["cache"].values())
         parameters = tuple(_parameter(name, content["tune_params"][name]) for name in names)
-        codes = [[p.values.index(entry[p.name]) for p in parameters] for entry in entries]
+        codes = [[_code(p, entry[p.name]) for p in parameters] for entry in entries]
         times = np.array([_time(entry) for entry in entries])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: not in the layout of a Kernel Tuner cache: {error!r}") from None
@@ -125,10 +123,30 @@ def read_landscape(path: Path | str) -> Landscape:
     return Landscape(name, content.get("kernel_name", name), content.get("device_name", ""), pool, times)
 
 
+def read_cache(path: Path) -> dict[str, Any]:
+    """The content of a cache file, gzipped or not.
+
+    Raises:
+        UsageError: it cannot be read, or is not JSON.
+    """
+    try:
+        raw = path.read_bytes()
+        content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UsageError(f"{path}: cannot be read as JSON: {error}; expected a Kernel Tuner cache") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: not in the layout of a Kernel Tuner cache: expected a JSON object")
+    return content
+
+
 def _parameter(name: str, values: list[Any]) -> Parameter:
     """A column of the pool; numbers ascend, as a pool wants them."""
-    parameter = Parameter(name, tuple(values))
-    return Parameter(name, tuple(sorted(values))) if parameter.is_ordinal else parameter
+    parameter = Parameter(name, tuple(value for value in values if value is not None))
+    return Parameter(name, tuple(sorted(parameter.values))) if parameter.is_ordinal else parameter
+
+
+def _code(parameter: Parameter, value: Any) -> int:
+    return INACTIVE if value is None else parameter.values.index(value)
 
 
 def _time(entry: Mapping[str, Any]) -> float:

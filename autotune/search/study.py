@@ -8,6 +8,7 @@ Every trial is in the history before the next one starts, so a study that is kil
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -21,28 +22,27 @@ from autotune.measure.statistics import median_interval
 from autotune.search.final import (
     ACCURACY_SLACK,
     BASELINE,
+    CLEARLY_SLOWER,
     INCUMBENT,
     Contender,
     Final,
+    affordable,
+    least_seconds,
     pareto_front,
     select_finalists,
     trial_slot,
 )
 from autotune.search.proposals import Proposals
-from autotune.store.records import Trial, Verdict, Winner
+from autotune.store.records import Measurement, Trial, Verdict, Winner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from autotune.space.searchspace import SearchSpace
     from autotune.store.recorder import Recorder
-    from autotune.store.records import Configuration, Measurement, StudyKey
+    from autotune.store.records import Configuration, StudyKey
     from autotune.worker.messages import Prepared
     from autotune.worker.worker import Worker
-
-CLEARLY_SLOWER = 1.15
-"""Screening stops once a configuration is surely this much slower than the best so far. It keeps what may
-still win: screening runs one configuration after the other, where drift alone reaches several per cent."""
 
 NOISY = 2.0
 """A median that is not known within this factor when the time is up says nothing about the configuration."""
@@ -50,9 +50,13 @@ NOISY = 2.0
 LEAST_TRIALS = 3
 """Tried however short the budget is: a decision without a challenger would be none."""
 
-LEAST_ROUNDS = 14
-"""Rounds that the final has time for, whatever the budget: with fewer the confidence sequence proves nothing,
-however large the difference, and a slow baseline would stay for want of time."""
+HOPELESS = 5.0
+HOPELESS_SHARE = 0.01
+"""A configuration whose bare call, right after the build, takes this many times the best so far, and this
+share of the budget, is neither checked nor screened: that would take eight calls, and two have told."""
+
+GRACE_SECONDS = 5.0
+"""What the final may take beyond the study's end: all that was measured would be lost with it."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,24 @@ class Budget:
     """What a study may spend.
 
     Attributes:
-        seconds: wall-clock of the device, the final included.
+        seconds: wall-clock of the device, preparation and final included. Exceeded where less would decide
+            nothing: for the least trials, and for rounds of a slow baseline.
         trials: configurations to try; None for no limit.
         screen_seconds: longest sampling of one configuration while searching.
         final_share: share of `seconds` kept for the interleaved final and the re-measurement.
+        deadline: moment on the monotonic clock by which the study ends in any case; None for none.
     """
 
     seconds: float
     trials: int | None = None
     screen_seconds: float = 0.5
     final_share: float = 0.35
+    deadline: float | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline."""
+        return math.inf if self.deadline is None else self.deadline - time.monotonic()
 
 
 @dataclass
@@ -151,6 +163,7 @@ class Study:
         self.progress = Progress(str(space.problem), budget.seconds, len(space))
         self._limit_ns = limit_ns
         self._observe = observe
+        self.prepared: Prepared | None = None
         self._trials: list[Trial] = []
         self._resident: list[Trial] = []
 
@@ -158,7 +171,8 @@ class Study:
         """Search, decide and promote.
 
         Raises:
-            TrialError: the baseline itself cannot be built or run; there is nothing to compare with.
+            TrialError: the baseline itself cannot be built or run; there is nothing to compare with. Its
+                verdict is `preempted` where the deadline came first.
             KeyboardInterrupt: asked to stop; every finished trial is in the history.
         """
         facts = {"configurations": len(self.space), "offers": [asdict(offer) for offer in self.space.offers]}
@@ -171,9 +185,13 @@ class Study:
             winner = self._decide()
             self.history.promote(self.id, winner)
         except TrialError as error:
-            reason = f"baseline {error.verdict}: {error.reason}"
+            preempted = error.verdict == Verdict.PREEMPTED
+            reason = (
+                f"undecided: {error.reason}" if preempted else f"baseline {error.verdict}: {error.reason}"
+            )
             raise
         finally:
+            self.worker.deadline = None
             self.history.end_study(self.id, reason)
         self._report(phase="done")
         return winner
@@ -191,12 +209,17 @@ class Study:
     def _start(self) -> None:
         """Prepare the worker, measure the baseline, and take up what an earlier run of this study left."""
         self._report()
-        self._prepared = self.worker.prepare(self.space.problem, self.seed)
+        self.worker.deadline = self.budget.deadline
+        self.prepared = self.worker.prepare(self.space.problem, self.seed)
         built = self.worker.build(BASELINE, self.space.baseline)
         error = self.worker.check(BASELINE, self.seed)
         self.baseline = Contender(BASELINE, self.space.baseline, error, built.memory_bytes)
+        # What building everything anew takes, should a trial end the process.
+        making = self.prepared.seconds + built.compile_seconds
+        self._rebuild_seconds = self.worker.start_seconds + making
         screened = self.worker.measure(BASELINE, budget_seconds=self.budget.screen_seconds)
-        self.progress.baseline_ns = screened.p50_ns
+        self.progress.baseline_ns = self.baseline_ns = screened.p50_ns
+        self._longest_final_seconds = self.budget.seconds_left / 2
         self._trials = list(self.history.trials(self.id))
         self.progress.verdicts.update(trial.verdict for trial in self._trials)
         self.progress.tried = len(self._trials)
@@ -204,7 +227,7 @@ class Study:
     def _search(self) -> str:
         """Try configurations until something is spent; returns what was."""
         proposals = Proposals(self.space.pool, self.seed)
-        proposals.learn(self.space.baseline, self.progress.baseline_ns)
+        proposals.learn(self.space.baseline, self.baseline_ns)
         for trial in self._trials:
             proposals.learn_trial(trial)
         for quarantined in self._quarantined():
@@ -213,7 +236,7 @@ class Study:
         fresh = 0
         while True:
             spent = self.progress.elapsed_seconds > self.budget.seconds * (1 - self.budget.final_share)
-            if spent and fresh >= LEAST_TRIALS:
+            if (spent and fresh >= LEAST_TRIALS) or self.budget.seconds_left < self._final_seconds():
                 return "budget"
             if self.budget.trials is not None and fresh >= self.budget.trials:
                 return "trials"
@@ -224,6 +247,8 @@ class Study:
             trial = self._try(configuration)
             proposals.learn_trial(trial)
             fresh += 1
+            if trial.verdict is Verdict.PREEMPTED and self._must_decide_if_rebuilt():
+                return "budget"
 
     def _quarantined(self) -> list[Configuration]:
         """Configurations that did harm on this device and stack before."""
@@ -235,28 +260,22 @@ class Study:
     def _try(self, configuration: Configuration) -> Trial:
         """Run one configuration through the stages and record how it ended."""
         number = len(self._trials)
-        slot = trial_slot(number)
         outcome: dict[str, Any] = {"stage": self._enter("compile", configuration)}
         started_at, started = time.time(), time.monotonic()
+        if self.budget.deadline is not None:
+            # A trial that has to be killed takes all that was built with it.
+            rebuild = 0.0 if self._must_decide_if_rebuilt() else self._rebuild_seconds
+            self.worker.deadline = self.budget.deadline - self._final_seconds() - rebuild
         try:
-            built = self.worker.build(slot, configuration)
-            outcome.update(memory_bytes=built.memory_bytes, compile_seconds=built.compile_seconds)
-            outcome["stage"] = self._enter("correctness", configuration)
-            error = outcome["error"] = self.worker.check(slot, self.seed)
-            if error > self.allowed_error:
-                raise TrialError(
-                    Verdict.WRONG, f"relative error {error:.2e} exceeds {self.allowed_error:.2e}"
-                )
-            outcome["stage"] = self._enter("screening", configuration)
-            measurement = outcome["measurement"] = self._screen(slot)
-            reason = _noise(measurement)
-            verdict = Verdict.NOISY if reason else Verdict.OK
+            verdict, reason = self._stages(trial_slot(number), configuration, outcome)
         except TrialError as failure:
             verdict, reason = Verdict(failure.verdict), failure.reason
         except KeyboardInterrupt:
             self.worker.kill()
             self._record(Trial(number, configuration, Verdict.PREEMPTED, outcome["stage"], "interrupted"))
             raise
+        finally:
+            self.worker.deadline = self.budget.deadline
         measure_seconds = time.monotonic() - started - outcome.get("compile_seconds", 0.0)
         trial = Trial(
             number,
@@ -277,12 +296,37 @@ class Study:
         self._report()
         return stage
 
-    def _screen(self, slot: str) -> Measurement:
-        best = min(filter(None, (self.progress.best_ns, self.progress.baseline_ns)), default=None)
-        limit = best * CLEARLY_SLOWER if best else None
-        return self.worker.measure(
-            slot, budget_seconds=self.budget.screen_seconds, clearly_slower_than_ns=limit
+    def _stages(
+        self, slot: str, configuration: Configuration, outcome: dict[str, Any]
+    ) -> tuple[Verdict, str]:
+        """Build, check and screen, noting in `outcome` what each showed; returns verdict and reason."""
+        best_ns = self._best_ns(math.inf)
+        hopeless = max(HOPELESS * best_ns / 1e9, HOPELESS_SHARE * self.budget.seconds)
+        built = self.worker.build(slot, configuration, slow_call_seconds=hopeless)
+        outcome.update(memory_bytes=built.memory_bytes, compile_seconds=built.compile_seconds)
+        call_ns = round(built.call_seconds * 1e9)
+        if built.call_seconds > hopeless:
+            outcome["measurement"] = Measurement((call_ns,), "clearly_slower", "monotonic", "hot")
+            slow = f"a call took {built.call_seconds:.3g} s, {call_ns / best_ns:.0f} times the best so far"
+            return Verdict.OK, f"{slow}: not checked"
+        outcome["stage"] = self._enter("correctness", configuration)
+        error = outcome["error"] = self.worker.check(slot, self.seed)
+        if error > self.allowed_error:
+            raise TrialError(Verdict.WRONG, f"relative error {error:.2e} exceeds {self.allowed_error:.2e}")
+        outcome["stage"] = self._enter("screening", configuration)
+        # One less accurate that is faster is no reason to stop: the two do not compete for the same rank.
+        limit_ns = self._best_ns(max(error, self.accurate)) * CLEARLY_SLOWER
+        measurement = outcome["measurement"] = self.worker.measure(
+            slot, budget_seconds=self.budget.screen_seconds, clearly_slower_than_ns=limit_ns
         )
+        reason = _noise(measurement)
+        return (Verdict.NOISY if reason else Verdict.OK), reason
+
+    def _best_ns(self, allowed_error: float) -> float:
+        """The least screened median among the baseline and the trials with at most this error."""
+        checked = (t for t in self._trials if t.error is not None and t.error <= allowed_error)
+        screened = (t.measurement.p50_ns for t in checked if t.verdict is Verdict.OK and t.measurement)
+        return min([self.baseline_ns, *screened])
 
     def _record(self, trial: Trial) -> None:
         self.history.add_trial(self.id, trial)
@@ -298,7 +342,7 @@ class Study:
     def _keep_best_resident(self, trial: Trial) -> None:
         """Leave the likely finalists built in the worker, so that the final need not build them again."""
         self._resident.append(trial)
-        likely = select_finalists(self._resident, self.accurate)
+        likely = select_finalists(self._resident, self.accurate, self.baseline_ns)
         for dropped in self._resident:
             if dropped not in likely:
                 self.worker.release(trial_slot(dropped.number))
@@ -307,23 +351,28 @@ class Study:
     def _decide(self) -> Winner:
         """The interleaved final, and the record of what it decided."""
         self._report(phase="deciding")
+        if len(self.space) > 1 and all(trial.verdict is Verdict.PREEMPTED for trial in self._trials):
+            # Else the baseline would pass for the best of all.
+            raise TrialError(Verdict.PREEMPTED, "no time was left for a trial")
+        if self.budget.deadline is not None:
+            self.worker.deadline = self.budget.deadline + GRACE_SECONDS
+        final = Final(self.worker, self.rules, self.accurate, self.seed)
+        final.ready([self.baseline])
         before = self._current_winner()
         incumbent = self._incumbent(before)
         excluded = [self.space.baseline, *([incumbent.configuration] if incumbent else [])]
-        chosen = select_finalists(self._trials, self.accurate, excluded)
-        finalists = [Contender.of(trial) for trial in chosen]
-        final = Final(self.worker, self.rules, self.accurate, self.seed)
+        chosen = select_finalists(self._trials, self.accurate, self.baseline_ns, excluded)
+        finalists = final.ready([Contender.of(trial) for trial in chosen])
         remaining = self.budget.seconds - self.progress.elapsed_seconds
-        round_ns = (self.progress.baseline_ns or 0.0) + sum(
-            t.measurement.p50_ns for t in chosen if t.measurement
-        )
-        least = LEAST_ROUNDS * round_ns / 1e9
-        seconds = max(remaining, self.budget.seconds * self.budget.final_share, least)
-        choices = final.decide(self.baseline, incumbent, finalists, seconds)
+        seconds = min(max(remaining, self._final_seconds()), self.budget.seconds_left)
+        proven = affordable(finalists, self.baseline_ns, seconds)
+        choices = final.decide(self.baseline, incumbent, proven, max(seconds, 0.0))
+        self.worker.deadline = None
         if self.key.max_error is None and before is not None:
             # This study tried nothing that loses accuracy: what another one proved of such still holds.
             choices = pareto_front([*choices, *(c for c in before.choices if c.error > self.accurate)])
-        limit_ns = self._limit_ns(self._prepared, choices[0].latency_ns)
+        assert self.prepared is not None, "decided after preparation"
+        limit_ns = self._limit_ns(self.prepared, choices[0].latency_ns)
         problem = self.space.problem
         return Winner(
             workload=self.key.workload,
@@ -341,6 +390,15 @@ class Study:
             ),
             decided_at=time.time(),
         )
+
+    def _final_seconds(self) -> float:
+        """What the final takes: its share, or more where that would prove nothing of so slow a baseline."""
+        least = least_seconds([self.baseline_ns, self._best_ns(self.accurate)])
+        return min(max(self.budget.seconds * self.budget.final_share, least), self._longest_final_seconds)
+
+    def _must_decide_if_rebuilt(self) -> bool:
+        """Whether no more time is left than building everything anew and the final take."""
+        return self.budget.seconds_left <= self._final_seconds() + self._rebuild_seconds
 
     def _current_winner(self) -> Winner | None:
         key = self.key

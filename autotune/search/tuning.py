@@ -10,10 +10,11 @@ from autotune.errors import TrialError, UnknownNameError
 from autotune.fingerprint import ceilings as known_ceilings
 from autotune.fingerprint.stack import stack_digest
 from autotune.measure.comparison import Rules
+from autotune.search.preparation import Preparations
 from autotune.search.study import Budget, Study
 from autotune.space.declared import OBJECTIVES
 from autotune.space.searchspace import SearchSpace
-from autotune.store.records import StudyKey
+from autotune.store.records import StudyKey, Verdict
 from autotune.workloads.registry import declaration
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 LEAST_STUDY_SECONDS = 10.0
 """What a study of a small space on a CPU needs to prove anything; with less time left none starts."""
+
+PREPARATION_SHARE = 0.15
+"""Share of a plan's time that making one problem may take. A problem that takes more waits until those that
+can be had for less are done, lest it starve them all."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Tuner:
         self.device = device
         self.rules = rules or Rules()
         self.seed = seed
+        self._preparations = Preparations()
         # Of the worker's interpreter, which need not be this one.
         facts = worker.stack()
         self.stack = stack_digest(device.kind, facts)
@@ -112,7 +118,7 @@ class Tuner:
         """Search, prove, promote and publish.
 
         Raises:
-            TrialError: the baseline cannot be built or run.
+            TrialError: the baseline cannot be built or run; `preempted`: the budget's deadline came first.
             KeyboardInterrupt: asked to stop; finished trials are kept.
         """
         space = self.space(problem, goal)
@@ -128,7 +134,11 @@ class Tuner:
             observe=observe,
             seed=self.seed,
         )
-        winner = study.run()
+        try:
+            winner = study.run()
+        finally:
+            if study.prepared is not None:
+                self._preparations.learn(problem, study.prepared.seconds)
         self.history.publish(f"study {study.id}: {problem}")
         return winner
 
@@ -142,10 +152,11 @@ class Tuner:
         again: bool = False,
         observe: Callable[[Progress], None] = lambda _: None,
     ) -> Iterator[Outcome]:
-        """Tune problems in the order given until the time is spent.
+        """Tune problems in the order given until the time is spent, and end by then.
 
         What an earlier run decided is passed over, so that a plan that was stopped resumes. Each study gets
-        an equal share of the time left, at least `LEAST_STUDY_SECONDS` and at most its own budget.
+        an equal share of the time left, at least `LEAST_STUDY_SECONDS` beside making its problem, and at most
+        its own budget. Problems that take long to make come after the others.
 
         Args:
             problems: most valuable first.
@@ -163,16 +174,40 @@ class Tuner:
                 yield Outcome(problem, winner, fresh=False)
             else:
                 waiting.append(problem)
-        for position, problem in enumerate(waiting):
+        first = True
+        while waiting:
             left = deadline - time.monotonic()
-            if position and left < LEAST_STUDY_SECONDS:
+            next_problem = self._next(waiting, left, total_seconds, first)
+            if next_problem is None:
                 return
-            share = max(left / (len(waiting) - position), min(LEAST_STUDY_SECONDS, left))
-            study_budget = replace(budget, seconds=min(share, budget.seconds))
+            waiting.remove(next_problem)
+            first = False
+            least = LEAST_STUDY_SECONDS + self._preparations.expected_seconds(next_problem)
+            share = min(max(left / (len(waiting) + 1), least), left, budget.seconds)
+            study_budget = replace(budget, seconds=share, deadline=deadline)
             try:
-                yield Outcome(problem, self.tune(problem, goal, study_budget, observe))
+                yield Outcome(next_problem, self.tune(next_problem, goal, study_budget, observe))
             except TrialError as error:
-                yield Outcome(problem, failure=f"the baseline failed: {error}")
+                undecided = error.verdict == Verdict.PREEMPTED
+                failure = f"undecided: {error.reason}" if undecided else f"the baseline failed: {error}"
+                yield Outcome(next_problem, failure=failure)
+
+    def _next(
+        self, waiting: Sequence[Problem], left: float, total_seconds: float, first: bool
+    ) -> Problem | None:
+        """The first problem that is quickly made, else the first for which there is time, if there is one.
+
+        Args:
+            waiting: most valuable first.
+            left: seconds until the plan's end.
+            total_seconds: of the whole plan.
+            first: whether none was begun; then one is in any case, to do what can be done.
+        """
+        share = max(left / len(waiting), LEAST_STUDY_SECONDS, PREPARATION_SHARE * total_seconds)
+        making = {problem: self._preparations.expected_seconds(problem) for problem in waiting}
+        fitting = [problem for problem in waiting if making[problem] + LEAST_STUDY_SECONDS <= left]
+        quick = [problem for problem in fitting if making[problem] <= share]
+        return next(iter([*quick, *fitting, *(waiting[:1] if first else [])]), None)
 
     def ceilings(self) -> Ceilings:
         """The device's limits, measured once per device and stack and kept in the cache folder."""

@@ -41,6 +41,17 @@ def estimated_bytes(problem: Problem) -> float:
     return estimated_work(problem).bytes
 
 
+def held_bytes(problem: Problem) -> float:
+    """Bytes of its weights, activations and caches: as `estimated_bytes`, but with all experts, hit or not.
+
+    Raises:
+        UnknownNameError: its workload is none of the stock ones.
+    """
+    if problem.workload == "fused_moe":
+        return float(problem["experts"] * _expert_bytes(problem))
+    return estimated_bytes(problem)
+
+
 def _linear(p: Problem) -> Work:
     m, n, k, size = p["m"], p["n"], p["k"], BYTES[p["dtype"]]
     weight = n * k * _weight_bytes(p["weight_format"], size)
@@ -82,8 +93,13 @@ def _fused_moe(p: Problem) -> Work:
     # Expected number of experts that get any token, were the routing even; a skewed one reads fewer.
     touched = experts * (1 - (1 - p["top_k"] / experts) ** tokens)
     expert = 3 * p["hidden"] * p["intermediate"]
-    weight = touched * expert * _weight_bytes(p["weight_format"], size)
+    weight = touched * _expert_bytes(p)
     return Work(2 * tokens * p["top_k"] * expert, weight + 2 * tokens * p["hidden"] * size)
+
+
+def _expert_bytes(p: Problem) -> float:
+    expert: int = 3 * p["hidden"] * p["intermediate"]
+    return expert * _weight_bytes(p["weight_format"], BYTES[p["dtype"]])
 
 
 def _weight_bytes(weight_format: str, native: int) -> float:

@@ -11,7 +11,7 @@ import msgspec
 from autotune.measure.comparison import Comparison, Rules  # noqa: TC001
 from autotune.store.records import Configuration, Measurement  # noqa: TC001
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when messages change: a worker's interpreter may hold another version of autotune."""
 
 MARKER = struct.Struct("i")
@@ -33,10 +33,15 @@ class Prepare(_Message, frozen=True):
 
 
 class Build(_Message, frozen=True):
-    """Build a configuration into a slot."""
+    """Build a configuration into a slot.
+
+    Attributes:
+        slow_call_seconds: a first call longer than this is repeated, since it may have compiled; None: never.
+    """
 
     slot: str
     configuration: Configuration
+    slow_call_seconds: float | None = None
 
 
 class Check(_Message, frozen=True):
@@ -113,10 +118,12 @@ class Built(_Message, frozen=True):
     Attributes:
         compile_seconds: packing, compiling and the first call.
         memory_bytes: what the configuration holds: packed weights, workspace, weights kept as they are.
+        call_seconds: the first call, or the second where that was repeated and took less.
     """
 
     compile_seconds: float
     memory_bytes: int
+    call_seconds: float
 
 
 class Checked(_Message, frozen=True):

@@ -12,8 +12,10 @@ another, prepares the problem again, and builds again what that call needs.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -63,6 +65,11 @@ class Worker:
         modules: modules or `.py` files to import first; they register workloads.
         memory_bytes: what trials may hold beyond the idle worker; by default most of what is available.
         limits: seconds per stage.
+
+    Attributes:
+        deadline: moment on the monotonic clock at which a call in progress ends as `preempted`, as do those
+            that come later; None, the default, for never.
+        start_seconds: what starting the process took, the last time.
     """
 
     def __init__(
@@ -79,6 +86,8 @@ class Worker:
         self._modules = [os.path.abspath(name) if name.endswith(".py") else name for name in modules]
         self._memory_bytes = memory_bytes or _default_memory_bytes()
         self._limits = limits or Limits()
+        self.deadline: float | None = None
+        self.start_seconds = 0.0
         self._process: Process | None = None
         self._ready: messages.Ready | None = None
         self._problem: messages.Prepare | None = None
@@ -150,12 +159,21 @@ class Worker:
         assert self._prepared is not None, "just prepared"
         return self._prepared
 
-    def build(self, slot: str, configuration: Configuration) -> Built:
-        """Build a configuration into a slot; does nothing if that very configuration is there already."""
+    def build(
+        self, slot: str, configuration: Configuration, *, slow_call_seconds: float | None = None
+    ) -> Built:
+        """Build a configuration into a slot; does nothing if that very configuration is there already.
+
+        Args:
+            slot: its name.
+            configuration: what to build.
+            slow_call_seconds: a first call longer than this is repeated, to tell a slow kernel from one that
+                compiled in its first call.
+        """
         if self._configurations.get(slot) != configuration:
             self._built.pop(slot, None)
         self._configurations[slot] = dict(configuration)
-        self._need_built(slot)
+        self._need_built(slot, slow_call_seconds)
         return self._built[slot]
 
     def check(self, slot: str, seed: int) -> float:
@@ -228,12 +246,12 @@ class Worker:
             self._prepared = self._ask(self._problem, Prepared, self._limits.prepare)
             self._built.clear()
 
-    def _need_built(self, slot: str) -> None:
+    def _need_built(self, slot: str, slow_call_seconds: float | None = None) -> None:
         if slot not in self._configurations:
             raise InternalError(f"slot {slot!r} is empty; expected a build before")
         self._need_prepared()
         if slot not in self._built:
-            request = messages.Build(slot, self._configurations[slot])
+            request = messages.Build(slot, self._configurations[slot], slow_call_seconds)
             self._built[slot] = self._ask(request, Built, self._limits.build, slot)
 
     def _running(self) -> None:
@@ -243,6 +261,7 @@ class Worker:
         self.close()
         self._prepared = None
         self._built.clear()
+        began = time.monotonic()
         self._process = Process(self._python, self._device, self._modules, self._memory_bytes)
         try:
             self._ready = self._reply(messages.Ready, self._process.receive("start", self._limits.start))
@@ -258,15 +277,21 @@ class Worker:
             self.close()
             raise ConfigError(f"worker: {self._python!r} has another version of autotune; expected this one")
         self._process.started(self._ready.resident_bytes)
+        self.start_seconds = time.monotonic() - began
 
     def _ask(self, request: messages.Request, reply: type[R], limit: float, slot: str = "") -> R:
         """Exchange messages with the process, which is running; if it is dead by now, that is the answer."""
         process = self._process
         assert process is not None, "callers make sure that it runs"
         stage = type(request).__name__.lower()
+        left = math.inf if self.deadline is None else self.deadline - time.monotonic()
+        if left <= 0:
+            raise TrialError(Verdict.PREEMPTED, f"{stage}: no time is left", slot)
         try:
-            return self._reply(reply, process.exchange(messages.encode(request), stage, limit))
+            return self._reply(reply, process.exchange(messages.encode(request), stage, min(limit, left)))
         except TrialError as failure:
+            if failure.verdict == Verdict.HUNG and left < limit:
+                raise TrialError(Verdict.PREEMPTED, f"{stage}: no time was left", slot) from None
             if isinstance(request, messages.Compare):
                 slot = failure.slot or request.slots[process.marked]
             failure.slot = slot

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from autotune.workloads import native
 from autotune.workloads.huge_pages import empty_in_huge_pages
 from autotune.workloads.int4 import GROUP, int4_steps
 from autotune.workloads.native import STORAGE_TYPES, accepted, compile_kernel
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from autotune.space.problem import Problem
     from autotune.workloads.base import Kernel
 
-LANES = 16
-"""Columns in one vector of the kernel."""
 OFFSET = 8
 """Added to signed 4-bit values, which are stored unsigned."""
 
@@ -86,7 +85,8 @@ def pack_int4(packed: torch.Tensor, scale: torch.Tensor, tile_n: int, *, pairs: 
         pairs: whether the kernel takes two values along k at a time.
     """
     n, groups = scale.shape
-    tiles, vectors = -(-n // tile_n), tile_n // LANES
+    lanes = native.LANES
+    tiles, vectors = -(-n // tile_n), tile_n // lanes
     padding = (0, 0, 0, tiles * tile_n - n)
     words = torch.nn.functional.pad(_in_pairs(packed) if pairs else packed, padding)
     scales = torch.nn.functional.pad(scale, padding)
@@ -94,7 +94,7 @@ def pack_int4(packed: torch.Tensor, scale: torch.Tensor, tile_n: int, *, pairs: 
     tile_bytes = value_bytes + groups * tile_n * scale.element_size()
     whole = empty_in_huge_pages((tiles, tile_bytes), torch.uint8)
     # (tiles, vectors, lanes, groups, words) -> (tiles, groups, vectors, words, lanes)
-    ordered = words.view(tiles, vectors, LANES, groups, 4).permute(0, 3, 1, 4, 2)
+    ordered = words.view(tiles, vectors, lanes, groups, 4).permute(0, 3, 1, 4, 2)
     whole[:, :value_bytes] = ordered.contiguous().view(torch.uint8).view(tiles, value_bytes)
     by_group = scales.view(tiles, tile_n, groups).transpose(1, 2)
     whole[:, value_bytes:] = by_group.contiguous().view(torch.uint8).view(tiles, -1)
@@ -121,6 +121,7 @@ def _kernel(
         "TILE_M": configuration["tile_m"],
         "TILE_N": configuration["tile_n"],
         "REST": m % configuration["tile_m"],
+        "PREFETCH": configuration["prefetch"],
     }
     library = compile_kernel("linear.cpp", definitions)
     library.linear_workspace.argtypes = (ctypes.c_int64,) * 2

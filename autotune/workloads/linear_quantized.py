@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from autotune.fingerprint.cpu import cpu_facts
 from autotune.workloads.int4 import OFFSET
 from autotune.workloads.threads import with_threads
 
@@ -19,6 +20,8 @@ LARGEST_INT8 = 127
 ZERO_POINT = 128
 """Activations are unsigned: where AVX-512 VNNI would multiply signed by signed, oneDNN takes its reference
 code, which is a thousand times slower."""
+SATURATES = "avx2" in cpu_facts()["isa"] and not {"avx512_vnni", "avx_vnni"} & set(cpu_facts()["isa"])
+"""Without VNNI, x86 adds two products in 16 bits, which saturate: weights then take 7 of their 8 bits."""
 
 
 def build_int8_dynamic(problem: Problem, configuration: Mapping[str, Any], weight: torch.Tensor) -> Kernel:
@@ -30,7 +33,7 @@ def build_int8_dynamic(problem: Problem, configuration: Mapping[str, Any], weigh
         weight: (n, k).
     """
     m, n, k = problem["m"], problem["n"], problem["k"]
-    quantised, scale = _to_int8(weight.float())
+    quantised, scale = _to_int8(weight.float(), LARGEST_INT8 // 2 if SATURATES else LARGEST_INT8)
     packed = torch.ops.onednn.qlinear_prepack(quantised, [m, k])
     scale, zeros = scale.flatten(), torch.zeros(n, dtype=torch.int32)
     multiply = torch.ops.onednn.qlinear_pointwise
@@ -100,13 +103,13 @@ def round_to_int4(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch
     return values.view(n, k).to(torch.int8), scale
 
 
-def _to_int8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each row of float32 rounded to 8 bits, and its scale (rows, 1)."""
-    rounded, scale = _scaled_to_int8(rows)
+def _to_int8(rows: torch.Tensor, largest: int = LARGEST_INT8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row of float32 rounded to 8 bits, none beyond `largest`, and its scale (rows, 1)."""
+    rounded, scale = _scaled_to_int8(rows, largest)
     return rounded.to(torch.int8), scale
 
 
-def _scaled_to_int8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _scaled_to_int8(rows: torch.Tensor, largest: int = LARGEST_INT8) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row of float32 as whole numbers that 8 bits hold, still in float32, and its scale (rows, 1)."""
-    scale = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / LARGEST_INT8
+    scale = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / largest
     return (rows / scale).round_(), scale

@@ -21,7 +21,7 @@ import torch
 
 from autotune import paths
 from autotune.errors import InternalError, UsageError
-from autotune.fingerprint.cpu import cpu_digest
+from autotune.fingerprint.cpu import cpu_digest, cpu_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,6 +40,9 @@ FLAGS = (
     "-fPIC",
     "-shared",
 )
+
+LANES = 16 if "avx512f" in cpu_facts()["isa"] else 8
+"""Floats in one vector of the kernels, as `kernels/vector.hpp` chooses it for this CPU."""
 
 STORAGE_TYPES = {"bfloat16": "bfloat16", "float16": "_Float16", "float32": "float"}
 """C++ storage type by the name of a torch type."""
@@ -67,7 +70,7 @@ def compile_kernel(source: str, definitions: Mapping[str, int | str]) -> ctypes.
         InternalError: the compiler refuses the source.
     """
     compiler, version = _compiler()
-    options = [f"-D{name}={value}" for name, value in sorted(definitions.items())]
+    options = [f"-D{name}={value}" for name, value in sorted({"LANES": LANES, **definitions}.items())]
     parts = [version, cpu_digest(), *FLAGS, *options, source, *_texts(source)]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     folder = os.path.join(paths.cache_dir(), "native")

@@ -128,6 +128,16 @@ def test_an_enqueued_configuration_comes_first_and_is_not_repeated(pool):
     assert sorted(configurations(pool, study)) == list(range(len(pool)))
 
 
+def test_what_is_expected_of_a_proposal_is_known_but_not_of_an_enqueued_one(pool):
+    sampler = PoolSampler(pool)
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(lambda trial: latency(sampler.suggest(trial)), n_trials=6)
+    assert sampler.expected_improvement is not None
+    study.enqueue_trial({"implementation": "torch", "threads": 2})
+    sampler.suggest(study.ask())
+    assert sampler.expected_improvement is None
+
+
 def test_trials_added_by_hand_are_learnt_from(pool):
     sampler = PoolSampler(pool)
     study = optuna.create_study(sampler=sampler)

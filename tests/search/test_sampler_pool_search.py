@@ -69,6 +69,20 @@ def test_every_row_is_proposed_once_and_then_none():
     assert sorted(proposed) == list(range(len(small)))
 
 
+def test_what_is_still_expected_shrinks_as_the_optimum_is_found():
+    pool = kernel_pool()
+    search = PoolSearch(pool, 0)
+    assert search.expected_improvement is None
+    expected = []
+    for _ in range(80):
+        row = search.ask()
+        expected.append(search.expected_improvement)
+        search.tell(row, latency(pool.configuration(row)))
+    assert expected[:4] == [None] * 4, "no model chose the starts"
+    assert expected[4] > 0.1, "the first finds are far from what a model of so few trials holds possible"
+    assert 0 <= max(expected[60:]) < 0.01
+
+
 def test_a_seed_decides_everything():
     pool = kernel_pool()
     assert replay(PoolSearch(pool, 5), pool, 12) == replay(PoolSearch(pool, 5), pool, 12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from autotune.errors import TrialError
 from autotune.measure.comparison import Rules
-from autotune.search.final import pareto_front, select_finalists
+from autotune.search.final import Contender, affordable, pareto_front, select_finalists
 from autotune.search.study import Budget, Study
 from autotune.space import Dimension, Implementation, SearchSpace, SpaceDeclaration
 from autotune.store import open_history
@@ -110,6 +111,55 @@ def test_the_faster_configuration_is_promoted_with_its_proof(worker, history) ->
     assert [best.configuration] == [decision.winner.choices[0].configuration for decision in held]
 
 
+def test_a_hopeless_configuration_costs_two_calls_and_is_no_finalist(worker, history) -> None:
+    slow, compiles = Implementation(parameters={"seconds": [0.6]}), Implementation()
+    space = space_of({"implementation": "right"}, right=Implementation(), slowed=slow, compiles_late=compiles)
+    study = study_of(
+        space, worker, history, budget=Budget(seconds=30.0, screen_seconds=0.05, final_share=0.05)
+    )
+    winner = study.run()
+    found = {one.configuration["implementation"]: one for one in history.trials(study.id)}
+    hopeless = found["slowed"]
+    assert (Verdict.OK, None) == (hopeless.verdict, hopeless.error)
+    assert "a call took 0.6" in hopeless.reason
+    assert hopeless.measurement is not None
+    assert len(hopeless.measurement.samples_ns) == 1
+    # What compiles in its first call is given a second one.
+    late = found["compiles_late"]
+    assert late.error is not None
+    assert late.compile_seconds > 0.5
+    assert winner.choices[0].configuration["implementation"] != "slowed"
+
+
+def test_a_study_ends_by_its_deadline_though_a_trial_would_not(worker, history) -> None:
+    endless = Implementation(parameters={"seconds": [600.0]})
+    space = space_of(
+        {"implementation": "right"}, right=Implementation(), packed=Implementation(), slowed=endless
+    )
+    proposed = [{"implementation": "packed"}, {"implementation": "slowed", "seconds": 600.0}]
+    worker.prepare(space.problem, seed=0)
+    budget = Budget(600.0, None, 0.05, 0.003, deadline=time.monotonic() + 25.0)
+    study = study_of(space, worker, history, budget=budget, hints=proposed)
+    study.run()
+    verdicts = [one.verdict for one in history.trials(study.id)]
+    assert [Verdict.OK, Verdict.PREEMPTED] == verdicts
+    assert worker.deadline is None
+    assert history.study(study.id).end_reason == "budget"
+    assert history.decisions(state="current")
+
+
+def test_a_study_without_time_for_a_trial_decides_nothing(worker, history) -> None:
+    endless = Implementation(parameters={"seconds": [600.0]})
+    space = space_of({"implementation": "right"}, right=Implementation(), slowed=endless)
+    worker.prepare(space.problem, seed=0)
+    budget = Budget(600.0, None, 0.05, 0.003, deadline=time.monotonic() + 8.0)
+    study = study_of(space, worker, history, budget=budget)
+    with pytest.raises(TrialError, match="no time was left"):
+        study.run()
+    assert "undecided" in history.study(study.id).end_reason
+    assert not history.decisions()
+
+
 def test_a_study_resumes_with_what_was_tried_and_keeps_its_incumbent(worker, history) -> None:
     space = space_of({"implementation": "slowed", "seconds": 0.1}, slowed=SLOWED)
     rules = Rules(margin=0.05)
@@ -171,10 +221,30 @@ def test_finalists_are_the_fastest_accurate_and_the_front_of_the_rest() -> None:
         trial(3, 20, 1e-2),
         trial(4, 30, 3e-2),
         trial(5, 1, 1e-3, verdict=Verdict.NOISY),
-        *(trial(number, 100 + number, 1e-3) for number in range(6, 10)),
+        *(trial(number, 37 + number, 1e-3) for number in range(6, 10)),
     ]
-    chosen = [one.number for one in select_finalists(trials, accurate=1.01e-3, excluded=[{"n": 0}])]
-    assert [1, 6, 7, 8, 2, 3] == chosen
+    chosen = select_finalists(trials, accurate=1.01e-3, baseline_ns=120.0, excluded=[{"n": 0}])
+    assert [1, 6, 7, 8, 2, 3] == [one.number for one in chosen]
+
+
+def test_no_finalist_is_clearly_slower_than_what_it_must_beat_or_unchecked() -> None:
+    trials = [
+        trial(0, 100, 1e-3),
+        trial(1, 114, 1e-3),
+        trial(2, 116, 1e-3),
+        trial(3, 220, 1e-2, memory=-(8 << 20)),
+        trial(4, 240, 1e-2, memory=-(16 << 20)),
+        replace(trial(5, 90, 1e-3), error=None),
+    ]
+    chosen = select_finalists(trials, accurate=1.01e-3, baseline_ns=200.0)
+    assert [0, 1, 3] == [one.number for one in chosen]
+    assert [] == select_finalists(trials[:3], accurate=1.01e-3, baseline_ns=80.0)
+
+
+def test_the_final_takes_no_more_finalists_than_it_can_prove_anything_of() -> None:
+    finalists = [Contender.of(trial(number, 10**9, 1e-3)) for number in range(3)]
+    assert [1, 1, 2, 3] == [len(affordable(finalists, 10**9, seconds)) for seconds in (1, 33, 50, 66)]
+    assert not affordable([], 10**9, 1)
 
 
 def choice(latency: float, error: float, memory: int) -> Choice:

@@ -65,6 +65,16 @@ def slowed(w, seconds=0.0):
     return kernel
 
 
+def compiles_late(w):
+    waits = [0.6]
+
+    def kernel(x):
+        time.sleep(waits.pop() if waits else 0.0)
+        return _right(x, w)
+
+    return kernel
+
+
 def does_not_build(w):
     raise ValueError("tile of 48 is no power of two\nand more lines")
 

@@ -52,9 +52,15 @@ class PoolSampler(BaseSampler):
         self._pool = pool
         self._search = PoolSearch(pool, seed, prior, settings)
         self._learnt: set[int] = set()
+        self._expected_improvement: float | None = None
         self._distributions: dict[str, BaseDistribution] = {
             parameter.name: CategoricalDistribution(parameter.values) for parameter in pool.parameters
         }
+
+    @property
+    def expected_improvement(self) -> float | None:
+        """`PoolSearch.expected_improvement` of the last proposal; None for one that was enqueued."""
+        return self._expected_improvement
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """The configuration of a trial that was asked of a study with this sampler.
@@ -89,8 +95,10 @@ class PoolSampler(BaseSampler):
         self._learn(study)
         fixed = trial.system_attrs.get("fixed_params")
         row = self._pool.find(fixed) if fixed else None
+        self._expected_improvement = None
         if row is None:
             row = self._search.ask()
+            self._expected_improvement = self._search.expected_improvement
         if row is None:
             row = self._search.best
         if row is None:

@@ -93,6 +93,7 @@ class PoolSearch:
         self._fitted = 0
         self._candidates: Rows = np.arange(len(pool))
         self._posterior: Posterior | None = None
+        self._expected_improvement: float | None = None
 
     @property
     def told(self) -> int:
@@ -105,6 +106,16 @@ class PoolSearch:
         first = self._values()[:, 0]
         return list(self._told)[np.nanargmin(first)] if np.isfinite(first).any() else None
 
+    @property
+    def expected_improvement(self) -> float | None:
+        """By how much the row asked for last was expected to beat the best told, for a rule to stop by.
+
+        A difference of log costs, so 0.01 is about 1 %; of costs themselves where they have both signs. It
+        errs on the side of hope, as the proposals do (`Settings.caution`). None where no model chose that
+        row: the starts, and the first row of an earlier study.
+        """
+        return self._expected_improvement
+
     def exclude(self, row: int) -> None:
         """Never propose this row."""
         self._free[row] = False
@@ -116,6 +127,7 @@ class PoolSearch:
         """
         if not self._free.any():
             return None
+        self._expected_improvement = None
         row = self._choose()
         self.reserve(row)
         return row
@@ -169,7 +181,9 @@ class PoolSearch:
         worth[~self._free[self._candidates]] = -np.inf
         if np.isneginf(worth.max()):  # every candidate of a large pool has been proposed since the last fit
             return int(self._random.choice(np.flatnonzero(self._free)))
-        return int(self._candidates[np.argmax(worth)])
+        chosen = int(np.argmax(worth))
+        self._expected_improvement = max(float(worth[chosen]), 0.0) * targets.unit
+        return int(self._candidates[chosen])
 
     def _conditioned(self, rows: Rows, targets: Targets) -> Posterior:
         """The posterior given all that was told, its hyperparameters fitted anew when that is due."""

@@ -81,10 +81,12 @@ class Targets:
     Attributes:
         residual: shape (trials,): log cost less the expectation.
         offset: shape (configurations,): the expectation, in the same unit.
+        unit: that unit, on the scale of the costs.
     """
 
     residual: Floats
     offset: npt.NDArray[np.float32]
+    unit: float
 
     @classmethod
     def of(
@@ -105,4 +107,4 @@ class Targets:
                 how far the expectation may be wrong elsewhere.
         """
         residual, _, scale = standardised(costs - expectation[rows], amplitude)
-        return cls(residual, expectation / np.float32(scale))
+        return cls(residual, expectation / np.float32(scale), scale)

@@ -31,15 +31,32 @@ typedef bfloat16 Operand;
 typedef float Operand;
 #endif
 
+// In float, a 4-bit value w is taken as 136 + w, so that its bits need no conversion; what that adds to a product
+// is 136 times the sum of the activations, which is kept after each PAD of them, lane by lane. Only with 16-bit
+// results: their own rounding hides what the larger sums lose.
+constexpr bool SUMMED = INT4 && !DOT && sizeof(TYPE) == 2;
+constexpr float OFFSET = 136.f;
+constexpr int64_t STRIDE = PAD + (SUMMED ? LANES : 0);
+
 // Elements from one token's activations to the next one's. A cache line more than needed: rows that are a
 // multiple of 4096 bytes apart would all compete for the same few lines of the first-level cache.
-inline int64_t padded(int64_t width) { return (width + PAD - 1) / PAD * PAD + 2 * LANES; }
+inline int64_t padded(int64_t width) { return (width + PAD - 1) / PAD * STRIDE + 2 * LANES; }
 
 // Where the k-th activation lies: with 4-bit weights, lane k / 8 of vector k % 8 (or of half a pair vector).
 inline int64_t place(int64_t k) {
     if (!INT4) return k;
     int64_t i = k % PAD, lane = i / 8, j = i % 8;
-    return k - i + (DOT ? j % 4 * 2 * LANES + lane * 2 + j / 4 : j * LANES + lane);
+    return k / PAD * STRIDE + (DOT ? j % 4 * 2 * LANES + lane * 2 + j / 4 : j * LANES + lane);
+}
+
+// Complete the activations of one token.
+inline void add_sums(Operand* x, int64_t width) {
+    if constexpr (SUMMED)
+        for (int64_t c = 0; c < width; c += PAD, x += STRIDE) {
+            floats total = {};
+            for (int j = 0; j < 8; j++) total += load(x + j * LANES);
+            store(x + PAD, total * -OFFSET);
+        }
 }
 
 struct Projection {  // (experts, rows, columns)
@@ -55,11 +72,15 @@ inline ints packed_words(const int32_t* from, int64_t columns_left) {
     return words;
 }
 
-// Scales of four groups, each in the four lanes that hold the group's values.
+// Scales of LANES / 4 groups, each in the four lanes that hold the group's values.
 inline floats scales(const TYPE* from, int64_t columns_left) {
+    TYPE four[LANES / 4] = {};
+    memcpy(four, from, size_t(std::min<int64_t>(LANES / 4, columns_left / GROUP)) * sizeof(TYPE));
+#if LANES == 8
+    const float a = to_float(four[0]), b = to_float(four[1]);
+    return floats{a, a, a, a, b, b, b, b};
+#else
     const ints group = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
-    TYPE four[4] = {};
-    memcpy(four, from, size_t(std::min<int64_t>(4, columns_left / GROUP)) * sizeof(TYPE));
 #if DOT
     int64_t bits;
     memcpy(&bits, four, sizeof bits);
@@ -69,11 +90,23 @@ inline floats scales(const TYPE* from, int64_t columns_left) {
     floats all = {to_float(four[0]), to_float(four[1]), to_float(four[2]), to_float(four[3])};
     return __builtin_shuffle(all, group);
 #endif
+#endif
 }
 
-// total[row][token] += 128 columns of weights times activations
+// The values at bits 0 and 16 of each word, with OFFSET added where SUMMED.
+inline void unpack(floats& low, floats& high, words shifted) {
+    if (SUMMED) {
+        const words two = (shifted & 0x000f000fu) | 0x43004300u;  // as two bfloat16, 0x4300 being 128
+        low = (floats)(two << 16), high = (floats)(two & 0xffff0000u);
+    } else {
+        low = __builtin_convertvector((ints)(shifted & 15u) - 8, floats);
+        high = __builtin_convertvector((ints)(shifted >> 16 & 15u) - 8, floats);
+    }
+}
+
+// total[row][token] += PAD columns of weights times activations
 template <int R, int T>
-inline void multiply_step(const ints* words, const floats* factor, const Operand* const* x, int64_t c,
+inline void multiply_step(const ints* packed, const floats* factor, const Operand* const* x, int64_t at,
                           floats (*total)[T]) {
     floats partial[R][T] = {};
 #if DOT
@@ -85,20 +118,24 @@ inline void multiply_step(const ints* words, const floats* factor, const Operand
     for (int j = 0; j < 4; j++) {
         __m512bh w[R];
         for (int r = 0; r < R; r++)
-            w[r] = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi32((__m512i)words[r], 4 * j), table);
+            w[r] = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi32((__m512i)packed[r], 4 * j), table);
         for (int t = 0; t < T; t++) {
-            __m512bh operand = (__m512bh)_mm512_loadu_si512(x[t] + c + j * 2 * LANES);
+            __m512bh operand = (__m512bh)_mm512_loadu_si512(x[t] + at + j * 2 * LANES);
             for (int r = 0; r < R; r++)
                 partial[r][t] = (floats)_mm512_dpbf16_ps((__m512)partial[r][t], w[r], operand);
         }
     }
 #else
-    for (int j = 0; j < 8; j++) {
-        floats w[R];
-        for (int r = 0; r < R; r++) w[r] = __builtin_convertvector((words[r] >> (4 * j) & 15) - 8, floats);
+    if (SUMMED)
+        for (int t = 0; t < T; t++)
+            for (int r = 0; r < R; r++) partial[r][t] = load(x[t] + at + PAD);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        floats low[R], high[R];
+        for (int r = 0; r < R; r++) unpack(low[r], high[r], (words)packed[r] >> (4 * j));
         for (int t = 0; t < T; t++) {
-            floats operand = load(x[t] + c + j * LANES);
-            for (int r = 0; r < R; r++) partial[r][t] += w[r] * operand;
+            const floats first = load(x[t] + at + j * LANES), second = load(x[t] + at + (j + 4) * LANES);
+            for (int r = 0; r < R; r++) partial[r][t] = partial[r][t] + low[r] * first + high[r] * second;
         }
     }
 #endif
@@ -114,23 +151,23 @@ inline void multiply(const Projection& p, int64_t expert, int64_t row, const Ope
     const int32_t* weight = (const int32_t*)p.weight + (expert * p.rows + row) * words_wide;
     const TYPE* scale = p.scale + (expert * p.rows + row) * groups_wide;
     floats total[R][T] = {}, factor[R];
-    ints words[R];
-    int64_t c = 0;
-    for (; c + PAD <= p.columns; c += PAD) {
+    ints packed[R];
+    int64_t c = 0, at = 0;
+    for (; c + PAD <= p.columns; c += PAD, at += STRIDE) {
         for (int r = 0; r < R; r++) {
             const int32_t* from = weight + r * words_wide + c / 8;
             if (PREFETCH) __builtin_prefetch((const char*)from + PREFETCH);
-            words[r] = packed_words(from, PAD);
+            packed[r] = packed_words(from, PAD);
             factor[r] = scales(scale + r * groups_wide + c / GROUP, PAD);
         }
-        multiply_step<R, T>(words, factor, x, c, total);
+        multiply_step<R, T>(packed, factor, x, at, total);
     }
     if (c < p.columns) {
         for (int r = 0; r < R; r++) {
-            words[r] = packed_words(weight + r * words_wide + c / 8, p.columns - c);
+            packed[r] = packed_words(weight + r * words_wide + c / 8, p.columns - c);
             factor[r] = scales(scale + r * groups_wide + c / GROUP, p.columns - c);
         }
-        multiply_step<R, T>(words, factor, x, c, total);
+        multiply_step<R, T>(packed, factor, x, at, total);
     }
     for (int r = 0; r < R; r++)
         for (int t = 0; t < T; t++) products[r][t] = sum(total[r][t]);
@@ -273,6 +310,7 @@ extern "C" void experts_forward(const TYPE* x, const int64_t* ids, const float* 
             memset(input + t * wide, 0, size_t(wide) * sizeof(Operand));
             for (int64_t k = 0; k < hidden; k++)
                 from_float(input[t * wide + place(k)], to_float(x[t * hidden + k]));
+            add_sums(input + t * wide, hidden);
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < choices; i++) memset(inner + i * narrow, 0, size_t(narrow) * sizeof(Operand));
@@ -295,6 +333,10 @@ extern "C" void experts_forward(const TYPE* x, const int64_t* ids, const float* 
                                    g / (1.f + std::exp(-g)) * linear[r - first][t]);
                     }
             });
+        }
+        if (SUMMED) {
+#pragma omp for schedule(static)
+            for (int64_t i = 0; i < choices; i++) add_sums(inner + i * narrow, intermediate);
         }
 #pragma omp for schedule(dynamic, 1)
         for (int64_t first = 0; first < hidden; first += 2 * BLOCK) {

@@ -6,6 +6,7 @@
 //   TILE_M       rows of y in registers at a time
 //   TILE_N       columns of y in registers at a time, a multiple of LANES
 //   REST         m % TILE_M
+//   PREFETCH     bytes ahead of the weights in use to fetch; 0 leaves it to the hardware
 //
 // One step is one k, or with bfloat16 two: a pair fills a 32-bit lane, as the instruction VDPBF16PS takes it.
 // Packed weights, column tile by column tile, padded with zeros:
@@ -30,21 +31,25 @@ constexpr int GROUP_STEPS = GROUP / STEP;
 // results of 16 bits their own rounding hides it.
 constexpr int BLOCK_STEPS = sizeof(STORED) == 4 ? 64 : 512;
 
-using Element = std::conditional_t<PAIRS, uint32_t, float>;  // of packed x
-using Vector = std::conditional_t<PAIRS, words, floats>;     // of weights
+#ifdef __AVX512BF16__
+using Pair = uint32_t;
+#else
+struct Pair {
+    float even, odd;
+};
+#endif
+using Element = std::conditional_t<PAIRS, Pair, float>;   // of packed x
+using Vector = std::conditional_t<PAIRS, words, floats>;  // of weights
 
 #define UNROLL _Pragma("GCC unroll 64")
 
 inline floats multiply_add(floats sum, floats w, float x) { return sum + w * x; }
 
-inline floats multiply_add(floats sum, words w, uint32_t x) {
+inline floats multiply_add(floats sum, words w, Pair x) {
 #ifdef __AVX512BF16__
     return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)_mm512_set1_epi32(int(x)));
 #else
-    uint32_t bits[] = {x << 16, x & 0xffff0000u};
-    float pair[2];
-    memcpy(pair, bits, sizeof pair);
-    return sum + (floats)(w << 16) * pair[0] + (floats)(w & 0xffff0000u) * pair[1];
+    return sum + (floats)(w << 16) * x.even + (floats)(w & 0xffff0000u) * x.odd;
 #endif
 }
 
@@ -52,6 +57,12 @@ inline words load_words(const void* from) {
     words w;
     memcpy(&w, from, sizeof w);
     return w;
+}
+
+// Fetch ahead of the `bytes` that are about to be used.
+inline void prefetch(const void* from, int bytes) {
+    if (PREFETCH)
+        UNROLL for (int line = 0; line < bytes; line += 64) __builtin_prefetch((const char*)from + PREFETCH + line);
 }
 
 // A single row of x is used where it lies, aligned to its own type alone.
@@ -88,6 +99,7 @@ inline void tile(const Element* x, const float* group_sums, const Weights* w, ST
     const STORED* scale = (const STORED*)(w + groups * TILE_N * (GROUP / 2));
     floats total[M][VECTORS] = {};
     for (int64_t g = 0; g < groups; g++) {
+        prefetch(w, TILE_N * (GROUP / 2));
         floats sum[M][VECTORS];
         UNROLL for (int i = 0; i < M; i++) UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = splat(PAIRS ? -136.f * group_sums[i] : 0.f);
         constexpr int STEPS = GROUP_STEPS / 4;
@@ -122,6 +134,7 @@ inline void tile(const Element* x, const float*, const Weights* w, STORED* y, in
         floats sum[M][VECTORS];
         UNROLL for (int i = 0; i < M; i++) UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = floats{};
         for (int64_t s = first; s < last; s++) {
+            prefetch(w + s * TILE_N * STEP, TILE_N * STEP * sizeof(STORED));
             Vector v[VECTORS];
             UNROLL for (int j = 0; j < VECTORS; j++) v[j] = load_vector(w + (s * TILE_N + j * LANES) * STEP);
             UNROLL for (int i = 0; i < M; i++) {
@@ -136,9 +149,13 @@ inline void tile(const Element* x, const float*, const Weights* w, STORED* y, in
 
 #endif
 
-inline void take(uint32_t& to, const bfloat16* x, int64_t k, int64_t step) {
-    to = x[2 * step].bits;
-    if (2 * step + 1 < k) to |= uint32_t(x[2 * step + 1].bits) << 16;
+inline void take(Pair& to, const bfloat16* x, int64_t k, int64_t step) {
+    const bfloat16 even = x[2 * step], odd = 2 * step + 1 < k ? x[2 * step + 1] : bfloat16{0};
+#ifdef __AVX512BF16__
+    to = even.bits | uint32_t(odd.bits) << 16;
+#else
+    to = {to_float(even), to_float(odd)};
+#endif
 }
 template <typename T>
 inline void take(float& to, const T* x, int64_t, int64_t step) {

@@ -1,14 +1,20 @@
-// Sixteen-lane float vectors over storage types, in GCC's portable vector form: one source for every CPU.
+// Float vectors over storage types, in GCC's portable vector form: one source for every CPU.
+//
+// A vector has LANES lanes, fixed at compile time to fill one register of the CPU: 16 with AVX-512, else 8. GCC
+// takes wider ones apart by way of memory, which made products five times slower on AVX2.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#ifdef __AVX512F__
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 
-constexpr int LANES = 16;
+static_assert(LANES == 8 || LANES == 16);
+#if LANES == 16 && defined __AVX512F__
+#define WIDE_REGISTERS
+#endif
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
@@ -46,7 +52,7 @@ inline floats load(const float* from) {
     return x;
 }
 inline floats load(const bfloat16* from) {
-#ifdef __AVX512F__
+#ifdef WIDE_REGISTERS
     // GCC 12 lowers the portable form to three shuffles more.
     return (floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16);
 #else
@@ -62,7 +68,12 @@ inline void store(bfloat16* to, floats x) {
     __m256bh rounded = _mm512_cvtneps_pbh((__m512)x);
     memcpy((void*)to, &rounded, sizeof rounded);
 #else
-    for (int i = 0; i < LANES; i++) from_float(to[i], x[i]);
+    words bits = (words)x;
+    words rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+    // Rounding must not turn a NaN into infinity.
+    rounded = (bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 0x40u : rounded;
+    halves narrow = __builtin_convertvector(rounded, halves);
+    memcpy((void*)to, &narrow, sizeof narrow);
 #endif
 }
 
@@ -70,8 +81,10 @@ inline void store(bfloat16* to, floats x) {
 inline float to_float(_Float16 x) { return float(x); }
 inline void from_float(_Float16& to, float x) { to = _Float16(x); }
 inline floats load(const _Float16* from) {
-#ifdef __AVX512F__
+#ifdef WIDE_REGISTERS
     return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+#elif LANES == 8 && defined __F16C__
+    return (floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
 #else
     floats x;
     for (int i = 0; i < LANES; i++) x[i] = float(from[i]);
@@ -79,8 +92,11 @@ inline floats load(const _Float16* from) {
 #endif
 }
 inline void store(_Float16* to, floats x) {
-#ifdef __AVX512F__
+#ifdef WIDE_REGISTERS
     __m256i rounded = _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    memcpy((void*)to, &rounded, sizeof rounded);
+#elif LANES == 8 && defined __F16C__
+    __m128i rounded = _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     memcpy((void*)to, &rounded, sizeof rounded);
 #else
     for (int i = 0; i < LANES; i++) from_float(to[i], x[i]);
@@ -109,7 +125,10 @@ inline floats fold(floats a, floats b, ints low, ints high) {
     return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
 }
 
-// The sums of sixteen vectors, the i-th in lane i: 15 adds where sixteen separate sums take 64.
+// The sums of LANES vectors, the i-th in lane i: one add each where separate sums take log2(LANES).
+#if LANES == 16
+const ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 inline floats sums(const floats* x) {
     constexpr int reversed[LANES] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
     const ints by8 = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
@@ -122,15 +141,28 @@ inline floats sums(const floats* x) {
     for (int i = 0; i < 2; i++) c[i] = fold(b[i], b[i + 2], by2, by2 + 2);
     return fold(c[0], c[1], by1, by1 + 1);
 }
+#else
+const ints lane = {0, 1, 2, 3, 4, 5, 6, 7};
 
-// Sixteen rows of sixteen words become their columns.
+inline floats sums(const floats* x) {
+    constexpr int reversed[LANES] = {0, 4, 2, 6, 1, 5, 3, 7};
+    const ints by4 = {0, 1, 2, 3, 8, 9, 10, 11};
+    const ints by2 = {0, 1, 4, 5, 8, 9, 12, 13};
+    const ints by1 = {0, 2, 4, 6, 8, 10, 12, 14};
+    floats a[4], b[2];
+    for (int i = 0; i < 4; i++) a[i] = fold(x[reversed[i]], x[reversed[i + 4]], by4, by4 + 4);
+    for (int i = 0; i < 2; i++) b[i] = fold(a[i], a[i + 2], by2, by2 + 2);
+    return fold(b[0], b[1], by1, by1 + 1);
+}
+#endif
+
+// LANES rows of LANES words become their columns.
 inline void transpose(words* x) {
-    const words lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (int half = 1; half < LANES; half *= 2) {
         // Swap the off-diagonal blocks of `half` lanes between rows that are `half` apart.
-        const words upper = (lane & half) != 0;
-        const words first = (~upper & lane) | (upper & (lane - half + LANES));
-        const words second = (~upper & (lane + half)) | (upper & (lane + LANES));
+        const words at = (words)lane, upper = (at & half) != 0;
+        const words first = (~upper & at) | (upper & (at - half + LANES));
+        const words second = (~upper & (at + half)) | (upper & (at + LANES));
         for (int i = 0; i < LANES; i++) {
             if (i & half) continue;
             words a = x[i], b = x[i + half];
@@ -141,7 +173,6 @@ inline void transpose(words* x) {
 }
 
 inline float sum(floats x) {
-    const ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (int half = LANES / 2; half > 0; half /= 2) x += __builtin_shuffle(x, lane ^ half);
     return x[0];
 }

@@ -1,0 +1,98 @@
+"""A plan: the most valuable first, within its time, none of its problems starving the others."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from autotune.errors import TrialError
+from autotune.search.study import Budget
+from autotune.search.tuning import LEAST_STUDY_SECONDS, Goal, Tuner
+from autotune.store.records import Verdict
+from autotune.workloads.registry import declaration
+
+
+def linear(n: int):
+    return declaration("linear").problem({"m": 1, "n": n, "k": 1024})
+
+
+SMALL = [linear(n) for n in (256, 512, 1024)]
+HUGE = declaration("fused_moe").problem(
+    {"tokens": 1, "experts": 384, "top_k": 8, "hidden": 7168, "intermediate": 512}
+)
+
+
+class Clock:
+    """Time that passes only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Recorded(Tuner):
+    """A tuner whose studies take the time that they are told to, and decide nothing."""
+
+    def __init__(self, clock: Clock, spends: Any) -> None:
+        from autotune.search.preparation import Preparations
+
+        self._preparations = Preparations()
+        self._clock = clock
+        self._spends = spends
+        self.studies: list[tuple[Any, Budget]] = []
+
+    def decided(self, *_: Any) -> None:
+        return None
+
+    def tune(self, problem: Any, _goal: Goal, budget: Budget, *_: Any) -> Any:
+        self.studies.append((problem, budget))
+        self._clock.now += self._spends(budget)
+        return None
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+def run(tuner: Recorded, problems: list[Any], total: float) -> list[Any]:
+    return [outcome.problem for outcome in tuner.tune_all(problems, Goal(), Budget(60.0), total)]
+
+
+def test_a_problem_whose_making_takes_the_time_of_all_comes_last(clock) -> None:
+    tuner = Recorded(clock, lambda _: 10.0)
+    assert [*SMALL, HUGE] == run(tuner, [HUGE, *SMALL], 240.0)
+    tuner = Recorded(clock, lambda budget: budget.seconds)
+    assert [HUGE, *SMALL] == run(tuner, [HUGE, *SMALL], 4000.0)
+
+
+def test_what_there_is_no_time_to_make_is_left_out_unless_it_is_all_there_is(clock) -> None:
+    tuner = Recorded(clock, lambda budget: budget.seconds)
+    assert SMALL == run(tuner, [HUGE, *SMALL], 60.0)
+    tuner = Recorded(clock, lambda budget: budget.seconds)
+    assert [HUGE] == run(tuner, [HUGE], 60.0)
+
+
+def test_every_study_is_given_the_end_of_the_plan_and_none_starts_too_late(clock) -> None:
+    tuner = Recorded(clock, lambda _: 21.0)
+    run(tuner, SMALL * 4, 60.0)
+    assert {1060.0} == {budget.deadline for _, budget in tuner.studies}
+    # The third began 18 s before the end; a fourth would have had less than the least.
+    assert 3 == len(tuner.studies)
+    assert all(budget.seconds >= LEAST_STUDY_SECONDS for _, budget in tuner.studies)
+
+
+def test_a_study_that_ran_out_of_time_is_told_apart_from_a_failed_baseline(clock) -> None:
+    def fails(budget: Budget) -> float:
+        verdict = Verdict.PREEMPTED if len(tuner.studies) == 1 else Verdict.WRONG
+        raise TrialError(verdict, "so it was")
+
+    tuner = Recorded(clock, fails)
+    failures = [outcome.failure for outcome in tuner.tune_all(SMALL[:2], Goal(), Budget(60.0), 60.0)]
+    assert ["undecided: so it was", "the baseline failed: wrong: so it was"] == failures
