@@ -211,12 +211,12 @@ def search(exhaustive: Exhaustive, worker: Worker, seed: int, trials: int) -> Ru
         space=space.digest,
         max_error=exhaustive.max_error,
     )
-    # The trials are the limit; a long budget leaves the final what it needs, and it ends when all is decided.
-    budget = Budget(600.0, trials, exhaustive.sample_seconds, final_share=0.02)
+    # The trials are the limit, not the time; and of the final, which is not counted, a few rounds will do.
+    budget, rules = Budget(600.0, trials, exhaustive.sample_seconds, final_share=0.02), Rules(round_cap=20)
     with tempfile.TemporaryDirectory() as state, open_history(state) as history:
         history.record_device(device)
         history.record_stack(stack, facts)
-        study = Study(key, space, worker, history, budget, seed=seed)
+        study = Study(key, space, worker, history, budget, rules=rules, seed=seed)
         study.run()
         tried = history.trials(study.id)
         accurate = max(study.baseline.error * (1 + ACCURACY_SLACK), exhaustive.max_error or 0.0)
