@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.cli import main as autotune
 from autotune.cli.output import configuration, console, latency, table
-from autotune.cli.worker import make_worker
 from autotune.config import load_settings
 from autotune.errors import AutotuneError, UsageError
 from autotune.fingerprint import device_named
@@ -41,6 +40,7 @@ from autotune.space.declaration import read_declaration
 from autotune.space.searchspace import SearchSpace
 from autotune.store import open_history
 from autotune.store.records import StudyKey, Trial
+from autotune.worker.configured import configured_worker
 from autotune.workloads.registry import declaration
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def main() -> int:
     results: list[tuple[Exhaustive, list[Run]]] = []
     try:
         files = options.landscapes or recorded(options.results)
-        with make_worker(load_settings(), device_named("cpu")) as worker:
+        with configured_worker(load_settings().worker, device_named("cpu")) as worker:
             for file in files:
                 exhaustive = read(file, worker)
                 searches = [search(exhaustive, worker, seed, options.trials) for seed in range(options.seeds)]

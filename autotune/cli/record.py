@@ -139,15 +139,15 @@ def _record(
     plan: _Plan, seconds: float | None, modules: list[str], show: bool
 ) -> tuple[LandscapeFile, int, bool]:
     """Record what is missing; returns the file, visits that are left, and whether it was interrupted."""
-    from autotune.cli.worker import make_worker
     from autotune.config import load_settings
     from autotune.fingerprint.stack import stack_digest
     from autotune.search.landscape_file import LandscapeFile
     from autotune.search.recording import Recorder
+    from autotune.worker.configured import configured_worker
 
     settings, space, device = load_settings(), plan.space, plan.device
     sample_seconds = settings.measure.screen_seconds
-    with make_worker(settings, device, modules) as worker:
+    with configured_worker(settings.worker, device, modules) as worker:
         facts = {
             "workload": space.problem.workload,
             "problem": space.problem.dimensions,
