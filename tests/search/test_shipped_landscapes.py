@@ -34,7 +34,7 @@ def best_so_far(landscape: Landscape, seed: int) -> list[float]:
 
 def test_there_are_landscapes_of_several_workloads() -> None:
     assert len(FILES) >= 6
-    assert {"linear", "fused_moe", "mla_decode"} <= {
+    assert {"linear", "fused_moe", "mla_decode", "attention"} <= {
         read_landscape(file).kernel for file in FILES
     }
 
