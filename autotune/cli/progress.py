@@ -52,6 +52,7 @@ class Display:
         self._total = total_seconds
         self._problems = problems
         self._finished = 0
+        self._searched = ""
         self._started = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -80,6 +81,7 @@ class Display:
         if now.speedup:
             gain += f" ({now.speedup:.2f}x)"
         tried = f"{now.tried}/{now.possible}"
+        self._searched = f"{tried} tried, ended: {now.end_reason}"
         state = "  ".join(filter(None, [now.phase, tried, gain, verdicts]))
         self._set(
             description=f"{self._finished}/{self._problems} {output.shorten(now.problem, 40)}", state=state
@@ -94,7 +96,7 @@ class Display:
         elif outcome.fresh:
             best = outcome.winner.choices[0]
             gain = "baseline kept" if best.is_baseline else output.speedup(best.proof.against_baseline)
-            self._console.print(f"{problem}: {output.latency(best.latency_ns)}, {gain}")
+            self._console.print(f"{problem}: {output.latency(best.latency_ns)}, {gain} ({self._searched})")
         self._set(state="")
 
     def _set(self, **fields: Any) -> None:

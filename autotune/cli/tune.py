@@ -84,13 +84,13 @@ def _tune(
 ) -> tuple[list[Outcome], bool]:
     """Tune the problems; returns what was decided, and whether it was interrupted."""
     from autotune.cli.progress import Display
-    from autotune.cli.worker import make_worker
     from autotune.config import load_settings
     from autotune.fingerprint import probe
     from autotune.measure.comparison import Rules
     from autotune.search.study import Budget as StudyBudget
     from autotune.search.tuning import Tuner
     from autotune.store import open_history
+    from autotune.worker.configured import configured_worker
 
     settings = load_settings()
     measure = settings.measure
@@ -105,7 +105,7 @@ def _tune(
     )
     rules = Rules(margin=measure.margin, confidence=measure.confidence)
     outcomes: list[Outcome] = []
-    with open_history() as history, make_worker(settings, device, modules) as worker:
+    with open_history() as history, configured_worker(settings.worker, device, modules) as worker:
         for notice in history.notices:
             print(f"autotune: {notice}", file=sys.stderr)
         total = seconds if seconds is not None else study_seconds * len(problems)

@@ -164,9 +164,8 @@ class Service:
         self._end()
 
     def stop(self) -> None:
-        """Make room on all devices, and end; a second time, end at once."""
+        """Make room on all devices, and end, within `STOP_SECONDS` however often it is asked."""
         if self._stopping:
-            self.loop.stop()
             return
         self._stopping = True
         self.notifier.stopping("ending")

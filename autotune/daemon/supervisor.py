@@ -59,7 +59,8 @@ class State(StrEnum):
 NEXT = {
     State.IDLE: {State.WATCHING, State.BUSY, State.PAUSED, State.FAILED},
     State.WATCHING: {State.IDLE, State.BUSY, State.TUNING, State.PAUSED, State.FAILED},
-    State.BUSY: {State.IDLE, State.WATCHING, State.PAUSED, State.FAILED},
+    # At once to tuning where a single look is enough.
+    State.BUSY: {State.IDLE, State.WATCHING, State.TUNING, State.PAUSED, State.FAILED},
     State.TUNING: {State.YIELDING, State.IDLE, State.WATCHING, State.BUSY, State.FAILED, State.PAUSED},
     State.YIELDING: {State.IDLE, State.WATCHING, State.BUSY, State.PAUSED, State.FAILED},
     State.PAUSED: {State.IDLE, State.WATCHING, State.BUSY, State.FAILED},

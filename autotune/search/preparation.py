@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from autotune.errors import UnknownNameError
@@ -11,31 +10,34 @@ from autotune.space.work import held_bytes
 if TYPE_CHECKING:
     from autotune.space.problem import Problem
 
-TYPICAL_BYTES_PER_S = 50e6
-"""Assumed until one was made: two cores draw the weights of a `linear` at 65 MB/s, references included, of a
-`fused_moe` at 30 MB/s. Faster machines are known for what they are after the first problem."""
+BYTES_PER_S = {"linear": 60e6, "mla_decode": 10e6, "fused_moe": 10e6}
+"""Of what a problem holds, on two cores: drawn, packed for the baseline, and its references computed. Other
+machines differ from this by one factor, more or less, which the first problems tell."""
+
+OTHERS_BYTES_PER_S = 60e6
 
 
 class Preparations:
-    """Expects of a problem what others of its workload took, by the bytes that they hold."""
+    """Expects of a problem what its size says, as much faster or slower as others before it were."""
 
     def __init__(self) -> None:
-        self._made: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._expected = 0.0
+        self._took = 0.0
 
     def learn(self, problem: Problem, seconds: float) -> None:
-        """Note what making a problem took."""
-        self._made[problem.workload].append((_bytes(problem), seconds))
+        """Note what making a problem and its baseline took."""
+        expected = _typical_seconds(problem)
+        if expected:
+            self._expected += expected
+            self._took += seconds
 
     def expected_seconds(self, problem: Problem) -> float:
         """What making it will take; 0 where nothing is known of its size."""
-        known = self._made[problem.workload] or [made for each in self._made.values() for made in each]
-        held = sum(size for size, _ in known)
-        seconds = sum(seconds for _, seconds in known)
-        return _bytes(problem) * (seconds / held if held else 1 / TYPICAL_BYTES_PER_S)
+        return _typical_seconds(problem) * (self._took / self._expected if self._expected else 1.0)
 
 
-def _bytes(problem: Problem) -> float:
+def _typical_seconds(problem: Problem) -> float:
     try:
-        return held_bytes(problem)
+        return held_bytes(problem) / BYTES_PER_S.get(problem.workload, OTHERS_BYTES_PER_S)
     except UnknownNameError:
         return 0.0

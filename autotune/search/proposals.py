@@ -15,12 +15,18 @@ from autotune.search.sampler import PoolSampler
 from autotune.store.records import Trial, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from optuna.distributions import BaseDistribution
 
+    from autotune.search.sampler.prior import PriorStudy
     from autotune.space.pool import Pool
     from autotune.store.records import Configuration
+
+IMPROBABLE = 0.001
+PATIENCE = 8
+"""Further improvement is improbable once so many proposals one after the other were each expected to shorten
+the best time by less than this share."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -31,14 +37,16 @@ class Proposals:
     Args:
         pool: the valid configurations.
         seed: of the sampler.
+        prior: what earlier studies found.
     """
 
-    def __init__(self, pool: Pool, seed: int) -> None:
+    def __init__(self, pool: Pool, seed: int, prior: Sequence[PriorStudy] = ()) -> None:
         self._pool = pool
-        self._sampler = PoolSampler(pool, seed)
+        self._sampler = PoolSampler(pool, seed, prior)
         self._study = optuna.create_study(sampler=self._sampler)
         self._taken: set[int] = set()
         self._asked: dict[int, optuna.Trial] = {}
+        self._improbable = 0
 
     def first(self, configurations: Iterable[Configuration]) -> None:
         """Propose these before any other; those outside the pool or tried before are passed over."""
@@ -85,7 +93,14 @@ class Proposals:
         assert row is not None, "the sampler proposes rows of the pool"
         self._taken.add(row)
         self._asked[row] = trial
+        gain = self._sampler.expected_improvement
+        self._improbable = self._improbable + 1 if gain is not None and gain < IMPROBABLE else 0
         return configuration
+
+    @property
+    def are_improbable(self) -> bool:
+        """Whether the model expects next to nothing of the latest proposals, and so of all that is left."""
+        return self._improbable >= PATIENCE
 
     def _queued(self) -> bool:
         return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))

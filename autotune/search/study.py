@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -19,6 +20,7 @@ from msgspec.structs import replace
 from autotune.errors import TrialError
 from autotune.measure.comparison import Rules
 from autotune.measure.statistics import median_interval
+from autotune.search.budget import Budget, Progress
 from autotune.search.final import (
     ACCURACY_SLACK,
     BASELINE,
@@ -36,8 +38,9 @@ from autotune.search.proposals import Proposals
 from autotune.store.records import Measurement, Trial, Verdict, Winner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from autotune.search.sampler.prior import PriorStudy
     from autotune.space.searchspace import SearchSpace
     from autotune.store.recorder import Recorder
     from autotune.store.records import Configuration, StudyKey
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
 NOISY = 2.0
 """A median that is not known within this factor when the time is up says nothing about the configuration."""
 
+__all__ = ["Budget", "Progress", "Study"]
+
 LEAST_TRIALS = 3
 """Tried however short the budget is: a decision without a challenger would be none."""
 
@@ -55,69 +60,16 @@ HOPELESS_SHARE = 0.01
 """A configuration whose bare call, right after the build, takes this many times the best so far, and this
 share of the budget, is neither checked nor screened: that would take eight calls, and two have told."""
 
+MAKING_TIMES = 2.0
+"""Times the budget that making the problem and its baseline may take where others wait for their turn: it was
+expected to take less than the budget, and what is so slow to make is as slow to search."""
+
+MOST_AHEAD = 8
+"""Configurations chosen together, to be compiled side by side: each is chosen without what the others of its
+batch will have shown."""
+
 GRACE_SECONDS = 5.0
 """What the final may take beyond the study's end: all that was measured would be lost with it."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a study may spend.
-
-    Attributes:
-        seconds: wall-clock of the device, preparation and final included. Exceeded where less would decide
-            nothing: for the least trials, and for rounds of a slow baseline.
-        trials: configurations to try; None for no limit.
-        screen_seconds: longest sampling of one configuration while searching.
-        final_share: share of `seconds` kept for the interleaved final and the re-measurement.
-        deadline: moment on the monotonic clock by which the study ends in any case; None for none.
-    """
-
-    seconds: float
-    trials: int | None = None
-    screen_seconds: float = 0.5
-    final_share: float = 0.35
-    deadline: float | None = None
-
-    @property
-    def seconds_left(self) -> float:
-        """Until the deadline."""
-        return math.inf if self.deadline is None else self.deadline - time.monotonic()
-
-
-@dataclass
-class Progress:
-    """Where a study stands, for whoever watches.
-
-    Attributes:
-        phase: `preparing`, `searching`, `deciding` or `done`.
-        possible: configurations in the space.
-        best_ns: best screened median so far, None before the first.
-        baseline_ns: the baseline's screened median, None before it is known.
-        trying: the configuration of the trial that runs, whose number is `tried`; None between trials.
-        stage: what that trial has come to.
-    """
-
-    problem: str
-    budget_seconds: float
-    possible: int
-    phase: str = "preparing"
-    tried: int = 0
-    verdicts: Counter[Verdict] = field(default_factory=Counter)
-    best_ns: float | None = None
-    baseline_ns: float | None = None
-    trying: Configuration | None = None
-    stage: str = ""
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def elapsed_seconds(self) -> float:
-        """Seconds since the study started."""
-        return time.monotonic() - self.started
-
-    @property
-    def speedup(self) -> float | None:
-        """Best screened median against the baseline's: an estimate until the final."""
-        return self.baseline_ns / self.best_ns if self.best_ns and self.baseline_ns else None
 
 
 class Study:
@@ -131,6 +83,7 @@ class Study:
         budget: what it may spend.
         hints: configurations to try first, e.g. winners of neighbouring sizes; those outside the space are
             passed over.
+        prior: what earlier studies of this problem's neighbourhood found; the search starts from it.
         rules: margin and confidence of the final.
         limit_ns: the least latency that the device's ceilings allow the prepared problem, given what was
             reached; None if unknown.
@@ -147,6 +100,7 @@ class Study:
         budget: Budget,
         *,
         hints: Sequence[Configuration] = (),
+        prior: Sequence[PriorStudy] = (),
         rules: Rules | None = None,
         limit_ns: Callable[[Prepared, float], float | None] = lambda *_: None,
         observe: Callable[[Progress], None] = lambda _: None,
@@ -158,12 +112,15 @@ class Study:
         self.history = history
         self.budget = budget
         self.hints = hints
+        self.prior = prior
         self.rules = rules or Rules()
         self.seed = seed
         self.progress = Progress(str(space.problem), budget.seconds, len(space))
         self._limit_ns = limit_ns
         self._observe = observe
         self.prepared: Prepared | None = None
+        self.making_seconds = 0.0
+        self._compiles_ahead = True
         self._trials: list[Trial] = []
         self._resident: list[Trial] = []
 
@@ -181,7 +138,7 @@ class Study:
         reason = "interrupted"
         try:
             self._start()
-            reason = self._search()
+            reason = self.progress.end_reason = self._search()
             winner = self._decide()
             self.history.promote(self.id, winner)
         except TrialError as error:
@@ -192,6 +149,7 @@ class Study:
             raise
         finally:
             self.worker.deadline = None
+            self.making_seconds = self.making_seconds or self.progress.elapsed_seconds
             self.history.end_study(self.id, reason)
         self._report(phase="done")
         return winner
@@ -209,14 +167,15 @@ class Study:
     def _start(self) -> None:
         """Prepare the worker, measure the baseline, and take up what an earlier run of this study left."""
         self._report()
-        self.worker.deadline = self.budget.deadline
+        if self.budget.deadline is not None:
+            longest = self.progress.started + MAKING_TIMES * self.budget.seconds
+            self.worker.deadline = min(self.budget.deadline, longest)
         self.prepared = self.worker.prepare(self.space.problem, self.seed)
         built = self.worker.build(BASELINE, self.space.baseline)
         error = self.worker.check(BASELINE, self.seed)
         self.baseline = Contender(BASELINE, self.space.baseline, error, built.memory_bytes)
-        # What building everything anew takes, should a trial end the process.
-        making = self.prepared.seconds + built.compile_seconds
-        self._rebuild_seconds = self.worker.start_seconds + making
+        self.worker.deadline = self.budget.deadline
+        self.making_seconds = self.prepared.seconds + built.compile_seconds
         screened = self.worker.measure(BASELINE, budget_seconds=self.budget.screen_seconds)
         self.progress.baseline_ns = self.baseline_ns = screened.p50_ns
         self._longest_final_seconds = self.budget.seconds_left / 2
@@ -226,7 +185,7 @@ class Study:
 
     def _search(self) -> str:
         """Try configurations until something is spent; returns what was."""
-        proposals = Proposals(self.space.pool, self.seed)
+        proposals = Proposals(self.space.pool, self.seed, self.prior)
         proposals.learn(self.space.baseline, self.baseline_ns)
         for trial in self._trials:
             proposals.learn_trial(trial)
@@ -234,21 +193,57 @@ class Study:
             proposals.learn(quarantined, None)
         proposals.first(self.hints)
         fresh = 0
+        waiting: deque[tuple[Configuration, float]] = deque()
         while True:
             spent = self.progress.elapsed_seconds > self.budget.seconds * (1 - self.budget.final_share)
             if (spent and fresh >= LEAST_TRIALS) or self.budget.seconds_left < self._final_seconds():
                 return "budget"
             if self.budget.trials is not None and fresh >= self.budget.trials:
                 return "trials"
-            configuration = proposals.ask()
-            if configuration is None:
-                return "exhausted"
             self._report(phase="searching")
-            trial = self._try(configuration)
+            if not waiting:
+                most = math.inf if self.budget.trials is None else self.budget.trials - fresh
+                waiting.extend(self._compiled_ahead(proposals, most))
+            if not waiting:
+                return "exhausted"
+            if proposals.are_improbable and fresh >= LEAST_TRIALS:
+                return "improbable"
+            trial = self._try(*waiting.popleft())
             proposals.learn_trial(trial)
             fresh += 1
             if trial.verdict is Verdict.PREEMPTED and self._must_decide_if_rebuilt():
                 return "budget"
+
+    def _compiled_ahead(self, proposals: Proposals, most: float) -> list[tuple[Configuration, float]]:
+        """The next configurations, each with the seconds that compiling it took.
+
+        On a CPU the compiler and the kernels share the cores, so a batch is compiled on all of them while
+        nothing is timed, and tried afterwards.
+        """
+        assert self.prepared is not None, "searched after preparation"
+        size = int(min(most, self.prepared.compilers, MOST_AHEAD)) if self._compiles_ahead else 1
+        asked = [proposals.ask() for _ in range(max(size, 1))]
+        batch = [configuration for configuration in asked if configuration is not None]
+        seconds = [0.0] * len(batch)
+        if len(batch) > 1:
+            with self._trial_deadline():
+                try:
+                    seconds = self.worker.compile(batch)
+                except TrialError:
+                    # Whose fault it was shows when each is built on its own.
+                    self._compiles_ahead = False
+        return list(zip(batch, seconds, strict=True))
+
+    @contextmanager
+    def _trial_deadline(self) -> Iterator[None]:
+        """Stop the worker in time for the final: what has to be killed takes all that was built with it."""
+        if self.budget.deadline is not None:
+            rebuild = 0.0 if self._must_decide_if_rebuilt() else self._rebuild_seconds()
+            self.worker.deadline = self.budget.deadline - self._final_seconds() - rebuild
+        try:
+            yield
+        finally:
+            self.worker.deadline = self.budget.deadline
 
     def _quarantined(self) -> list[Configuration]:
         """Configurations that did harm on this device and stack before."""
@@ -257,26 +252,22 @@ class Study:
             key.device, key.stack, key.workload, key.problem, allowed_error=self.allowed_error
         )
 
-    def _try(self, configuration: Configuration) -> Trial:
+    def _try(self, configuration: Configuration, compiled_seconds: float) -> Trial:
         """Run one configuration through the stages and record how it ended."""
         number = len(self._trials)
         outcome: dict[str, Any] = {"stage": self._enter("compile", configuration)}
         started_at, started = time.time(), time.monotonic()
-        if self.budget.deadline is not None:
-            # A trial that has to be killed takes all that was built with it.
-            rebuild = 0.0 if self._must_decide_if_rebuilt() else self._rebuild_seconds
-            self.worker.deadline = self.budget.deadline - self._final_seconds() - rebuild
         try:
-            verdict, reason = self._stages(trial_slot(number), configuration, outcome)
+            with self._trial_deadline():
+                verdict, reason = self._stages(trial_slot(number), configuration, outcome)
         except TrialError as failure:
             verdict, reason = Verdict(failure.verdict), failure.reason
         except KeyboardInterrupt:
             self.worker.kill()
             self._record(Trial(number, configuration, Verdict.PREEMPTED, outcome["stage"], "interrupted"))
             raise
-        finally:
-            self.worker.deadline = self.budget.deadline
         measure_seconds = time.monotonic() - started - outcome.get("compile_seconds", 0.0)
+        outcome["compile_seconds"] = outcome.get("compile_seconds", 0.0) + compiled_seconds
         trial = Trial(
             number,
             configuration,
@@ -398,7 +389,11 @@ class Study:
 
     def _must_decide_if_rebuilt(self) -> bool:
         """Whether no more time is left than building everything anew and the final take."""
-        return self.budget.seconds_left <= self._final_seconds() + self._rebuild_seconds
+        return self.budget.seconds_left <= self._final_seconds() + self._rebuild_seconds()
+
+    def _rebuild_seconds(self) -> float:
+        """What building everything anew takes, should a trial end the process."""
+        return self.worker.start_seconds + self.making_seconds
 
     def _current_winner(self) -> Winner | None:
         key = self.key

@@ -12,6 +12,7 @@ from autotune.fingerprint.stack import stack_digest
 from autotune.measure.comparison import Rules
 from autotune.search.preparation import Preparations
 from autotune.search.study import Budget, Study
+from autotune.search.transfer import FromHistory, nearest
 from autotune.space.declared import OBJECTIVES
 from autotune.space.searchspace import SearchSpace
 from autotune.store.records import StudyKey, Verdict
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from autotune.fingerprint import Ceilings, Device
     from autotune.search.study import Progress
+    from autotune.search.transfer import Source
     from autotune.space.problem import Problem
     from autotune.store.recorder import Recorder
     from autotune.store.records import Winner
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 LEAST_STUDY_SECONDS = 10.0
 """What a study of a small space on a CPU needs to prove anything; with less time left none starts."""
+
+MOST_HINTS = 2
+"""Winners of neighbouring sizes that are tried first where nothing else is known."""
 
 PREPARATION_SHARE = 0.15
 """Share of a plan's time that making one problem may take. A problem that takes more waits until those that
@@ -78,10 +83,17 @@ class Tuner:
         device: the device under tuning.
         rules: margin and confidence of the final.
         seed: of inputs, proposals and the final's order.
+        sources: of earlier studies beside the history's own, such as imported ones.
     """
 
     def __init__(
-        self, history: Recorder, worker: Worker, device: Device, rules: Rules | None = None, seed: int = 0
+        self,
+        history: Recorder,
+        worker: Worker,
+        device: Device,
+        rules: Rules | None = None,
+        seed: int = 0,
+        sources: Sequence[Source] = (),
     ) -> None:
         self.history = history
         self.worker = worker
@@ -92,6 +104,7 @@ class Tuner:
         # Of the worker's interpreter, which need not be this one.
         facts = worker.stack()
         self.stack = stack_digest(device.kind, facts)
+        self.sources = (FromHistory(history, device, self.stack), *sources)
         history.record_device(device)
         history.record_stack(self.stack, facts)
 
@@ -122,13 +135,18 @@ class Tuner:
             KeyboardInterrupt: asked to stop; finished trials are kept.
         """
         space = self.space(problem, goal)
+        key = self._key(space, goal)
+        prior = nearest(self.sources, problem, but=self.history.find_study(key))
+        # Winners whose studies were lost with an earlier history are all that is known of a neighbour.
+        hints = [] if prior else self.history.neighbours(self.device.digest, problem, goal.objective)
         study = Study(
-            self._key(space, goal),
+            key,
             space,
             self.worker,
             self.history,
             budget,
-            hints=self.history.neighbours(self.device.digest, problem, goal.objective),
+            hints=hints[:MOST_HINTS],
+            prior=prior,
             rules=self.rules,
             limit_ns=self.limit_ns,
             observe=observe,
@@ -137,8 +155,7 @@ class Tuner:
         try:
             winner = study.run()
         finally:
-            if study.prepared is not None:
-                self._preparations.learn(problem, study.prepared.seconds)
+            self._preparations.learn(problem, study.making_seconds)
         self.history.publish(f"study {study.id}: {problem}")
         return winner
 

@@ -73,14 +73,14 @@ def check(path: str) -> Checked:
     return Checked(path, kind, version, status.st_size, tuple(found))
 
 
-def backup(history: HistoryReader, keep: int = KEPT) -> str:
+def backup(history: HistoryReader, keep: int | None = KEPT) -> str:
     """Copy the history to a new file under `backups/`, read it back from end to end, and return its path.
 
     Only then is the oldest of too many deleted.
 
     Args:
         history: also while another process is its writer.
-        keep: backups that are kept, this one among them.
+        keep: backups that are kept, this one among them; None to delete none.
 
     Raises:
         DatabaseError: the history is damaged; earlier backups are kept.
@@ -104,17 +104,17 @@ def backup(history: HistoryReader, keep: int = KEPT) -> str:
             sync_folder(folder)
         finally:
             _remove(fresh)
-        for old in backups(history.state)[keep:]:
+        for old in backups(history.state)[keep:] if keep else []:
             os.unlink(old)
     return path
 
 
-def backup_if_due(history: HistoryReader) -> str | None:
+def backup_if_due(history: HistoryReader, keep: int | None = KEPT) -> str | None:
     """Back up a history that has trials and no backup of the last day; returns the path of a new backup."""
     newest = next(iter(backups(history.state)), None)
     if newest is not None and abs(time.time() - os.stat(newest).st_mtime) < BACKUP_AGE_SECONDS:
         return None
-    return backup(history) if history.rows("SELECT 1 FROM trial LIMIT 1") else None
+    return backup(history, keep) if history.rows("SELECT 1 FROM trial LIMIT 1") else None
 
 
 def backups(state: StateDir) -> list[str]:

@@ -11,7 +11,7 @@ import msgspec
 from autotune.measure.comparison import Comparison, Rules  # noqa: TC001
 from autotune.store.records import Configuration, Measurement  # noqa: TC001
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when messages change: a worker's interpreter may hold another version of autotune."""
 
 MARKER = struct.Struct("i")
@@ -42,6 +42,12 @@ class Build(_Message, frozen=True):
     slot: str
     configuration: Configuration
     slow_call_seconds: float | None = None
+
+
+class Compile(_Message, frozen=True):
+    """Compile what configurations will need, side by side, for a build to find."""
+
+    configurations: tuple[Configuration, ...]
 
 
 class Check(_Message, frozen=True):
@@ -104,12 +110,14 @@ class Prepared(_Message, frozen=True):
         bytes: least bytes that must move.
         dtype: the data type whose matmul ceiling applies.
         seconds: time that making it took.
+        compilers: how many configurations may be compiled at once ahead of their builds; 1 where nothing can.
     """
 
     flops: int
     bytes: int
     dtype: str
     seconds: float
+    compilers: int
 
 
 class Built(_Message, frozen=True):
@@ -124,6 +132,12 @@ class Built(_Message, frozen=True):
     compile_seconds: float
     memory_bytes: int
     call_seconds: float
+
+
+class Compiled(_Message, frozen=True):
+    """What was to be compiled is, or fails when it is built; seconds per configuration."""
+
+    seconds: tuple[float, ...]
 
 
 class Checked(_Message, frozen=True):
@@ -175,9 +189,19 @@ class Refused(_Message, frozen=True):
     reason: str
 
 
-Request = Prepare | Build | Check | Measure | Compare | Release | MeasureCeilings
+Request = Prepare | Compile | Build | Check | Measure | Compare | Release | MeasureCeilings
 Reply = (
-    Ready | Prepared | Built | Checked | Measured | Compared | CeilingsMeasured | Released | Failed | Refused
+    Ready
+    | Prepared
+    | Compiled
+    | Built
+    | Checked
+    | Measured
+    | Compared
+    | CeilingsMeasured
+    | Released
+    | Failed
+    | Refused
 )
 
 encode = msgspec.msgpack.Encoder().encode

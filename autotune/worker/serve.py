@@ -66,6 +66,8 @@ def _answer(bench: Workbench, request: messages.Request) -> messages.Reply:
         match request:
             case messages.Prepare():
                 return bench.prepare(request)
+            case messages.Compile():
+                return bench.compile(request)
             case messages.Build():
                 return bench.build(request)
             case messages.Check():

@@ -6,7 +6,8 @@ import gc
 import mmap
 import sys
 import time
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,13 +25,16 @@ from autotune.space.problem import Problem
 from autotune.store.records import Verdict
 from autotune.worker import messages
 from autotune.worker.messages import MARKER
+from autotune.workloads.base import Workload
+from autotune.workloads.native import compile_ahead
 from autotune.workloads.registry import workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from autotune.measure.timers import Timer
-    from autotune.workloads.base import Kernel, Tensors, Workload
+    from autotune.workloads.base import Kernel, Tensors
+    from autotune.workloads.native import NativeKernel
 
 CASES_KEPT = 4
 """Activations with their references: a study checks all its configurations on the same two."""
@@ -110,7 +114,23 @@ class Workbench:
             for seed in (request.seed, request.seed + 1):
                 self._case(seed)
             cost = self._workload.cost(problem)
-        return messages.Prepared(cost.flops, cost.bytes, cost.dtype, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        compiles = type(self._workload).native_kernels is not Workload.native_kernels
+        compilers = self._threads if compiles else 1
+        return messages.Prepared(cost.flops, cost.bytes, cost.dtype, seconds, compilers)
+
+    def compile(self, request: messages.Compile) -> messages.Compiled:
+        """Compile the native kernels of configurations on all cores; each compiler is a process of its own.
+
+        What fails is compiled again, and fails again, when its configuration is built.
+        """
+        problem = self._prepared()
+        wanted = [self._workload.native_kernels(problem, each) for each in request.configurations]
+        kernels = list(dict.fromkeys(kernel for each in wanted for kernel in each))
+        with ThreadPoolExecutor(self._threads) as pool:
+            seconds = dict(zip(kernels, pool.map(_compile, kernels), strict=True))
+        # A kernel that several share is the first one's expense.
+        return messages.Compiled(tuple(sum(seconds.pop(kernel, 0.0) for kernel in each) for each in wanted))
 
     def build(self, request: messages.Build) -> messages.Built:
         """Build a configuration, first call included: what compiles lazily compiles here."""
@@ -243,6 +263,14 @@ class Workbench:
         """What the kernel is called with: activations, in the layout in which production would hold them."""
         packed = self._workload.pack_activations(self._prepared(), configuration, activations, self._weights)
         return tuple(packed.values())
+
+
+def _compile(kernel: NativeKernel) -> float:
+    """Seconds that compiling a kernel took, whether or not it succeeded."""
+    start = time.perf_counter()
+    with suppress(AutotuneError):
+        compile_ahead(kernel)
+    return time.perf_counter() - start
 
 
 def _seconds(kernel: Kernel, arguments: tuple[torch.Tensor, ...]) -> float:

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812 - what everybody calls it
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from autotune.workloads.base import Cost, Workload
-from autotune.workloads.native_attention import Tiling, Widths, native_attention
+from autotune.workloads.native_attention import Tiling, Widths, attention_kernel, native_attention
 from autotune.workloads.threads import with_threads
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from autotune.space.problem import Problem
     from autotune.workloads.base import Kernel, Tensors
+    from autotune.workloads.native import NativeKernel
 
 
 class Attention(Workload):
@@ -76,6 +77,12 @@ class Attention(Workload):
                     scores.masked_fill_(hidden, -torch.inf)
                 out[b, :, h] = scores.softmax(-1) @ v
         return out
+
+    def native_kernels(self, problem: Problem, configuration: Mapping[str, Any]) -> tuple[NativeKernel, ...]:
+        """The kernel of `native`."""
+        if configuration["implementation"] != "native":
+            return ()
+        return (attention_kernel(*_compiled_for(problem, configuration)),)
 
     def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:  # noqa: ARG002
         """The kernel of a configuration; see `search_spaces/attention.toml`."""
@@ -177,8 +184,10 @@ def _matmul(problem: Problem, configuration: Mapping[str, Any]) -> Kernel:  # no
     return attend
 
 
-def _native(problem: Problem, configuration: Mapping[str, Any]) -> Kernel:
-    """Our own kernel."""
+def _compiled_for(
+    problem: Problem, configuration: Mapping[str, Any]
+) -> tuple[torch.dtype, torch.dtype, torch.dtype, Widths, Tiling]:
+    """Types and sizes that the native kernel of a configuration is compiled for."""
     dtype, head_dim = getattr(torch, problem["dtype"]), problem["head_dim"]
     tiling = Tiling(
         configuration["rows"],
@@ -187,8 +196,13 @@ def _native(problem: Problem, configuration: Mapping[str, Any]) -> Kernel:
         configuration["prefetch"],
         packed=configuration["weights_dtype"] == "bfloat16",
     )
-    kernel = native_attention(dtype, dtype, dtype, Widths(head_dim, 0, head_dim), tiling)
-    splits, causal, scale = configuration["splits"], problem["causal"] == "yes", head_dim**-0.5
+    return dtype, dtype, dtype, Widths(head_dim, 0, head_dim), tiling
+
+
+def _native(problem: Problem, configuration: Mapping[str, Any]) -> Kernel:
+    """Our own kernel."""
+    kernel = native_attention(*_compiled_for(problem, configuration))
+    splits, causal, scale = configuration["splits"], problem["causal"] == "yes", problem["head_dim"] ** -0.5
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from autotune.space.problem import Problem
+    from autotune.workloads.native import NativeKernel
 
     Tensors = dict[str, torch.Tensor]
     Kernel = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
@@ -50,6 +51,14 @@ class Workload(ABC):
     def weight_names(self, problem: Problem) -> tuple[str, ...]:
         """Names of the weights, as `weights` gives them; to be overridden where making them is expensive."""
         return tuple(self.weights(problem, seed=0))
+
+    def native_kernels(
+        self,
+        problem: Problem,  # noqa: ARG002 - for those that override it
+        configuration: Mapping[str, Any],  # noqa: ARG002
+    ) -> tuple[NativeKernel, ...]:
+        """The C++ kernels that building a configuration compiles, so that they can be compiled before."""
+        return ()
 
     def pack_activations(
         self,

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - what everybody calls it
 from autotune.workloads.base import Cost, Workload
 from autotune.workloads.huge_pages import empty_in_huge_pages
 from autotune.workloads.int4 import pack_int4_g32, unpack_int4_g32
-from autotune.workloads.native_experts import Experts, Tiling, native_experts
+from autotune.workloads.native_experts import Experts, Tiling, experts_kernel, native_experts
 from autotune.workloads.random_inputs import random_activations, random_weight
 from autotune.workloads.routing import EXPONENTS, draw_routing, expected_hits
 from autotune.workloads.threads import with_threads
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from autotune.space.problem import Problem
     from autotune.workloads.base import Kernel, Tensors
+    from autotune.workloads.native import NativeKernel
 
 DISTINCT_ROWS = 509
 """Rows of a 4-bit weight that are drawn; the others repeat them. A prime, so that experts differ."""
@@ -81,6 +82,13 @@ class FusedMoe(Workload):
             made = F.linear(F.silu(gate) * up, w2)
             out.index_add_(0, token, made * mix[token, choice, None].to(dtype))
         return out
+
+    def native_kernels(self, problem: Problem, configuration: Mapping[str, Any]) -> tuple[NativeKernel, ...]:
+        """The kernel of `native`."""
+        if configuration["implementation"] != "native":
+            return ()
+        int4 = problem["weight_format"] == "int4_g32"
+        return (experts_kernel(getattr(torch, problem["dtype"]), _tiling(configuration), int4=int4),)
 
     def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
         """The kernel of a configuration; see `search_spaces/fused_moe.toml`."""
@@ -207,19 +215,22 @@ def _batched(problem: Problem, configuration: Mapping[str, Any], weights: Tensor
     return run
 
 
-def _native(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
-    """Our own kernel, on weights as the checkpoint stores them."""
-    given = Experts(weights["w13"], weights["w2"], weights.get("w13_scale"), weights.get("w2_scale"))
-    settle = _in_huge_pages if configuration["pages"] == "huge" else torch.Tensor.contiguous
-    experts = Experts(*(None if weight is None else settle(weight) for weight in given))  # type: ignore[arg-type]
-    tiling = Tiling(
+def _tiling(configuration: Mapping[str, Any]) -> Tiling:
+    return Tiling(
         configuration["rows"],
         configuration["tokens_per_tile"],
         configuration["block"],
         configuration["prefetch"],
         dot=configuration["compute_dtype"] == "bfloat16",
     )
-    forward = native_experts(getattr(torch, problem["dtype"]), experts, tiling)
+
+
+def _native(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    """Our own kernel, on weights as the checkpoint stores them."""
+    given = Experts(weights["w13"], weights["w2"], weights.get("w13_scale"), weights.get("w2_scale"))
+    settle = _in_huge_pages if configuration["pages"] == "huge" else torch.Tensor.contiguous
+    experts = Experts(*(None if weight is None else settle(weight) for weight in given))  # type: ignore[arg-type]
+    forward = native_experts(getattr(torch, problem["dtype"]), experts, _tiling(configuration))
 
     def run(hidden_states: torch.Tensor, topk_ids: torch.Tensor, topk_weights: torch.Tensor) -> torch.Tensor:
         return forward(hidden_states.contiguous(), topk_ids.contiguous(), topk_weights.contiguous())

@@ -18,7 +18,7 @@ from autotune.workloads.base import Cost, Workload
 from autotune.workloads.huge_pages import empty_in_huge_pages
 from autotune.workloads.inductor import compile_with_inductor
 from autotune.workloads.int4 import GROUP, int4_steps, pack_int4_g32, unpack_int4_g32
-from autotune.workloads.linear_native import build_native, build_native_int4
+from autotune.workloads.linear_native import build_native, build_native_int4, native_kernel
 from autotune.workloads.linear_quantized import (
     build_int4_weight_only,
     build_int8_dynamic,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from autotune.space.problem import Problem
     from autotune.workloads.base import Kernel, Tensors
+    from autotune.workloads.native import NativeKernel
 
 INT4 = "int4_g32"
 REFERENCE_BLOCK = 1 << 22
@@ -73,6 +74,11 @@ class Linear(Workload):
         rows = _rows_per_block(problem["k"])
         blocks = zip(*(torch.split(weight, rows) for weight in weights.values()), strict=True)
         return torch.cat([x @ _exact(*block).T for block in blocks], dim=1)
+
+    def native_kernels(self, problem: Problem, configuration: Mapping[str, Any]) -> tuple[NativeKernel, ...]:
+        """The kernel of `native` or `native_int4`."""
+        weight_bits = {"native": 0, "native_int4": 4}.get(configuration["implementation"])
+        return () if weight_bits is None else (native_kernel(problem, configuration, weight_bits),)
 
     def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
         """One of the implementations that `search_spaces/linear.toml` declares."""

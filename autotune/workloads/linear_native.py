@@ -15,7 +15,7 @@ import torch
 from autotune.workloads import native
 from autotune.workloads.huge_pages import empty_in_huge_pages
 from autotune.workloads.int4 import GROUP, int4_steps
-from autotune.workloads.native import STORAGE_TYPES, accepted, compile_kernel
+from autotune.workloads.native import STORAGE_TYPES, NativeKernel, accepted, load_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,19 +111,24 @@ def _in_pairs(packed: torch.Tensor) -> torch.Tensor:
     return low | (high << 16)
 
 
-def _kernel(
-    problem: Problem, configuration: Mapping[str, Any], packed: torch.Tensor, weight_bits: int
-) -> Kernel:
-    m, n, k, dtype = problem["m"], problem["n"], problem["k"], getattr(torch, problem["dtype"])
+def native_kernel(problem: Problem, configuration: Mapping[str, Any], weight_bits: int) -> NativeKernel:
+    """What is compiled for a configuration; `weight_bits` is 4, or 0 for the problem's own type."""
     definitions: dict[str, int | str] = {
         "STORED": STORAGE_TYPES[problem["dtype"]],
         "WEIGHT_BITS": weight_bits,
         "TILE_M": configuration["tile_m"],
         "TILE_N": configuration["tile_n"],
-        "REST": m % configuration["tile_m"],
+        "REST": problem["m"] % configuration["tile_m"],
         "PREFETCH": configuration["prefetch"],
     }
-    library = compile_kernel("linear.cpp", definitions)
+    return NativeKernel.of("linear.cpp", definitions)
+
+
+def _kernel(
+    problem: Problem, configuration: Mapping[str, Any], packed: torch.Tensor, weight_bits: int
+) -> Kernel:
+    m, n, k, dtype = problem["m"], problem["n"], problem["k"], getattr(torch, problem["dtype"])
+    library = load_kernel(native_kernel(problem, configuration, weight_bits))
     library.linear_workspace.argtypes = (ctypes.c_int64,) * 2
     library.linear_workspace.restype = ctypes.c_int64
     library.linear.argtypes = (ctypes.c_void_p,) * 4 + (ctypes.c_int64,) * 4

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - what everybody calls it
 
 from autotune.workloads.base import Cost, Workload
-from autotune.workloads.native import address, compile_kernel, storage_type
-from autotune.workloads.native_attention import Tiling, Widths, native_attention
+from autotune.workloads.native import NativeKernel, address, load_kernel, storage_type
+from autotune.workloads.native_attention import Tiling, Widths, attention_kernel, native_attention
 from autotune.workloads.random_inputs import random_weight
 from autotune.workloads.threads import with_threads
 
@@ -90,6 +90,12 @@ class MlaDecode(Workload):
             scores = (query @ cache.mT + q_rope[b].double() @ rope[b].double().mT) * _scale(problem)
             out.append(torch.einsum("hr,hvr->hv", scores.softmax(-1) @ cache, to_value))
         return torch.stack(out)
+
+    def native_kernels(self, problem: Problem, configuration: Mapping[str, Any]) -> tuple[NativeKernel, ...]:
+        """The kernel of `native`."""
+        if configuration["implementation"] != "native":
+            return ()
+        return (attention_kernel(*_compiled_for(problem, configuration)), _latent_kernel(problem))
 
     def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
         """The kernel of a configuration; see `search_spaces/mla_decode.toml`."""
@@ -208,17 +214,36 @@ def _absorbed_low_precision(problem: Problem, configuration: Mapping[str, Any], 
     return run
 
 
+def _compiled_for(
+    problem: Problem, configuration: Mapping[str, Any]
+) -> tuple[torch.dtype, torch.dtype, torch.dtype, Widths, Tiling]:
+    """Types and sizes that the native attention of a configuration is compiled for."""
+    rank, kv_dtype = problem["kv_lora_rank"], getattr(torch, problem["kv_dtype"])
+    tiling = Tiling(
+        configuration["rows"], configuration["block"], configuration["tile"], configuration["prefetch"]
+    )
+    return torch.float32, kv_dtype, torch.float32, Widths(rank, problem["qk_rope"], rank), tiling
+
+
+def _latent_kernel(problem: Problem) -> NativeKernel:
+    """Into the latent space and out of it again."""
+    definitions: dict[str, int | str] = {
+        "TYPE": storage_type(getattr(torch, problem["dtype"])),
+        "NOPE": problem["qk_nope"],
+        "ROPE": problem["qk_rope"],
+        "V": problem["v_dim"],
+        "RANK": problem["kv_lora_rank"],
+        "SEQUENCES": 2,
+    }
+    return NativeKernel.of("latent.cpp", definitions)
+
+
 def _native(problem: Problem, configuration: Mapping[str, Any], kv_b: torch.Tensor) -> Kernel:
     """Our own kernels in float32, on weights and cache as they are stored."""
     rank, rope, v_dim = problem["kv_lora_rank"], problem["qk_rope"], problem["v_dim"]
     batch, heads, dtype = problem["batch"], problem["heads"], kv_b.dtype
-    tiling = Tiling(
-        configuration["rows"], configuration["block"], configuration["tile"], configuration["prefetch"]
-    )
-    kv_dtype = getattr(torch, problem["kv_dtype"])
-    attend = native_attention(torch.float32, kv_dtype, torch.float32, Widths(rank, rope, rank), tiling)
-    definitions = {"NOPE": problem["qk_nope"], "ROPE": rope, "V": v_dim, "RANK": rank, "SEQUENCES": 2}
-    library = compile_kernel("latent.cpp", {"TYPE": storage_type(dtype), **definitions})
+    attend = native_attention(*_compiled_for(problem, configuration))
+    library = load_kernel(_latent_kernel(problem))
     library.absorb.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 2
     library.expand_values.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2
     absorb, expand_values, kv_b = library.absorb, library.expand_values, kv_b.contiguous()

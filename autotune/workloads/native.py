@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -58,6 +58,23 @@ def _load(path: str) -> ctypes.CDLL:
     return ctypes.CDLL(path)
 
 
+class NativeKernel(NamedTuple):
+    """What is compiled.
+
+    Attributes:
+        source: file name under `kernels/`, e.g. `attention.cpp`.
+        definitions: name and value, as in `-Dname=value`, in order of name.
+    """
+
+    source: str
+    definitions: tuple[tuple[str, int | str], ...]
+
+    @classmethod
+    def of(cls, source: str, definitions: Mapping[str, int | str]) -> NativeKernel:
+        """The kernel of a source with these preprocessor definitions."""
+        return cls(source, tuple(sorted(definitions.items())))
+
+
 def compile_kernel(source: str, definitions: Mapping[str, int | str]) -> ctypes.CDLL:
     """The library compiled from `kernels/<source>` with these preprocessor definitions.
 
@@ -69,8 +86,28 @@ def compile_kernel(source: str, definitions: Mapping[str, int | str]) -> ctypes.
         UsageError: this machine has no C++ compiler.
         InternalError: the compiler refuses the source.
     """
+    return load_kernel(NativeKernel.of(source, definitions))
+
+
+def load_kernel(kernel: NativeKernel) -> ctypes.CDLL:
+    """`compile_kernel` of a kernel as `Workload.native_kernels` names it."""
+    return _load(compile_ahead(kernel))
+
+
+def compile_ahead(kernel: NativeKernel) -> str:
+    """Compile a kernel unless that was done before; several may be compiled at once.
+
+    Returns:
+        The library's path.
+
+    Raises:
+        UsageError: this machine has no C++ compiler.
+        InternalError: the compiler refuses the source.
+    """
+    source = kernel.source
     compiler, version = _compiler()
-    options = [f"-D{name}={value}" for name, value in sorted({"LANES": LANES, **definitions}.items())]
+    definitions = sorted({"LANES": LANES, **dict(kernel.definitions)}.items())
+    options = [f"-D{name}={value}" for name, value in definitions]
     parts = [version, cpu_digest(), *FLAGS, *options, source, *_texts(source)]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     folder = os.path.join(paths.cache_dir(), "native")
@@ -87,7 +124,7 @@ def compile_kernel(source: str, definitions: Mapping[str, int | str]) -> ctypes.
                 )
                 raise InternalError(f"{source}: {compiler} failed with {' '.join(options)}: {reason}")
             os.replace(built, path)
-    return _load(path)
+    return path
 
 
 def address(tensor: torch.Tensor | None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, NamedTuple
 
-from autotune.workloads.native import Workspaces, address, compile_kernel, storage_type
+from autotune.workloads.native import NativeKernel, Workspaces, address, load_kernel, storage_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,26 @@ class Widths(NamedTuple):
     value: int
 
 
+def attention_kernel(
+    query: torch.dtype, cache: torch.dtype, out: torch.dtype, widths: Widths, tiling: Tiling
+) -> NativeKernel:
+    """What is compiled for these types and sizes."""
+    definitions: dict[str, int | str] = {
+        "QUERY": storage_type(query),
+        "KV": storage_type(cache),
+        "OUT": storage_type(out),
+        "K1": widths.key1,
+        "K2": widths.key2,
+        "V": widths.value,
+        "ROWS": tiling.rows,
+        "BLOCK": tiling.block,
+        "TILE": tiling.tile,
+        "PREFETCH": tiling.prefetch,
+        "PACK": int(tiling.packed),
+    }
+    return NativeKernel.of("attention.cpp", definitions)
+
+
 def native_attention(
     query: torch.dtype, cache: torch.dtype, out: torch.dtype, widths: Widths, tiling: Tiling
 ) -> Callable[..., None]:
@@ -51,22 +71,7 @@ def native_attention(
         of parts of the context that are attended to independently. Causal queries are the last positions of
         the keys.
     """
-    library = compile_kernel(
-        "attention.cpp",
-        {
-            "QUERY": storage_type(query),
-            "KV": storage_type(cache),
-            "OUT": storage_type(out),
-            "K1": widths.key1,
-            "K2": widths.key2,
-            "V": widths.value,
-            "ROWS": tiling.rows,
-            "BLOCK": tiling.block,
-            "TILE": tiling.tile,
-            "PREFETCH": tiling.prefetch,
-            "PACK": int(tiling.packed),
-        },
-    )
+    library = load_kernel(attention_kernel(query, cache, out, widths, tiling))
     kernel, workspace_size = library.attention, library.attention_workspace
     kernel.argtypes = [ctypes.c_void_p] * 7 + [ctypes.c_float, ctypes.c_void_p]
     kernel.restype = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from autotune.workloads.native import Workspaces, address, compile_kernel, storage_type
+from autotune.workloads.native import NativeKernel, Workspaces, address, load_kernel, storage_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +47,20 @@ class Experts(NamedTuple):
     w2_scale: torch.Tensor | None = None
 
 
+def experts_kernel(dtype: torch.dtype, tiling: Tiling, *, int4: bool) -> NativeKernel:
+    """What is compiled for weights of a type, or in int4_g32 with scales of that type."""
+    definitions: dict[str, int | str] = {
+        "TYPE": storage_type(dtype),
+        "INT4": int(int4),
+        "DOT": int(tiling.dot),
+        "ROWS": tiling.rows,
+        "TOKENS": tiling.tokens,
+        "BLOCK": tiling.block,
+        "PREFETCH": tiling.prefetch,
+    }
+    return NativeKernel.of("experts.cpp", definitions)
+
+
 def native_experts(
     dtype: torch.dtype, experts: Experts, tiling: Tiling
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -61,18 +75,7 @@ def native_experts(
         `forward(hidden_states, topk_ids, topk_weights)` for contiguous (tokens, hidden) of `dtype`, int64 and
         float32 (tokens, top_k).
     """
-    library = compile_kernel(
-        "experts.cpp",
-        {
-            "TYPE": storage_type(dtype),
-            "INT4": int(experts.w13_scale is not None),
-            "DOT": int(tiling.dot),
-            "ROWS": tiling.rows,
-            "TOKENS": tiling.tokens,
-            "BLOCK": tiling.block,
-            "PREFETCH": tiling.prefetch,
-        },
-    )
+    library = load_kernel(experts_kernel(dtype, tiling, int4=experts.w13_scale is not None))
     kernel, workspace_size = library.experts_forward, library.experts_workspace
     kernel.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 5 + [ctypes.c_void_p]
     kernel.restype = None

@@ -1,4 +1,4 @@
-"""The Debian package in a chroot of its release: installed, upgraded, removed, purged. Run by `make test-deb`."""
+"""The Debian package in a chroot: installed, upgraded, removed, purged. Run by `make test-deb`."""
 
 from __future__ import annotations
 

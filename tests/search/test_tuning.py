@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 
 from autotune.errors import TrialError
+from autotune.measure.comparison import Rules
 from autotune.search.study import Budget
 from autotune.search.tuning import LEAST_STUDY_SECONDS, Goal, Tuner
+from autotune.store import open_history
 from autotune.store.records import Verdict
 from autotune.workloads.registry import declaration
+from tests.search.simulated import DECLARATION, SimulatedWorker, latency_ns, optimum_ns
+from tests.store.factories import AnyDevice
 
 
 def linear(n: int):
@@ -20,7 +24,7 @@ def linear(n: int):
 
 SMALL = [linear(n) for n in (256, 512, 1024)]
 HUGE = declaration("fused_moe").problem(
-    {"tokens": 1, "experts": 384, "top_k": 8, "hidden": 7168, "intermediate": 512}
+    {"tokens": 1, "experts": 384, "top_k": 8, "hidden": 7168, "intermediate": 96}
 )
 
 
@@ -96,3 +100,41 @@ def test_a_study_that_ran_out_of_time_is_told_apart_from_a_failed_baseline(clock
     tuner = Recorded(clock, fails)
     failures = [outcome.failure for outcome in tuner.tune_all(SMALL[:2], Goal(), Budget(60.0), 60.0)]
     assert ["undecided: so it was", "the baseline failed: wrong: so it was"] == failures
+
+
+@pytest.fixture
+def history(tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOTUNE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("autotune.search.tuning.declaration", lambda _: DECLARATION)
+    with open_history(str(tmp_path / "state")) as history:
+        yield history
+
+
+def tuned(history: Any, worker: SimulatedWorker, trials: int | None = None) -> Any:
+    """Tune the simulated problem; returns the study and its winner's configuration."""
+    tuner = Tuner(history, worker, AnyDevice(), Rules(round_cap=40))  # type: ignore[arg-type]
+    winner = tuner.tune(DECLARATION.problem({"m": 16, "n": 64}), Goal(), Budget(600.0, trials, 0.1))
+    return history.studies()[0], winner.choices[0].configuration
+
+
+def test_a_search_ends_once_more_is_improbable_and_says_so(history) -> None:
+    study, best = tuned(history, SimulatedWorker())
+    assert "improbable" == study.end_reason
+    assert study.trials < 150
+    assert latency_ns(best, 16) <= 1.05 * optimum_ns(16)
+
+
+def test_a_batch_is_compiled_ahead_and_its_time_is_the_trials(history) -> None:
+    worker = SimulatedWorker(compilers=4, compile_seconds=2.0)
+    study, _ = tuned(history, worker, trials=10)
+    assert [4, 4, 2] == worker.compiled
+    assert "trials" == study.end_reason
+    assert {2.0} == {trial.compile_seconds for trial in history.trials(study.id)} - {0.0}
+
+
+def test_a_compiler_that_hangs_ahead_costs_no_trial(history) -> None:
+    worker = SimulatedWorker(compilers=4, compile_seconds=None)
+    study, _ = tuned(history, worker, trials=10)
+    assert [4] == worker.compiled
+    assert 10 == study.trials
+    assert Verdict.HUNG not in {trial.verdict for trial in history.trials(study.id)}

@@ -32,7 +32,7 @@ def test_requests_come_back_as_they_went(request_):
     "reply",
     [
         messages.Ready(1, 17, 1 << 28, {"torch": "2.13.0", "knobs": {"OMP_NUM_THREADS": "2"}}),
-        messages.Prepared(10, 20, "float32", 0.1),
+        messages.Prepared(10, 20, "float32", 0.1, 8),
         messages.Measured(Measurement((1, 2, 3), "converged", "monotonic", clocks={"cpu": 2600.0})),
         messages.Compared(compare(lambda i: 1e6 + i, ["a", "b"], baseline="a", rules=Rules(round_cap=5))),
         messages.Failed("wrong", "NaN", "a", True),

@@ -1,0 +1,76 @@
+"""What a study may spend, and where it stands."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autotune.store.records import Configuration, Verdict
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a study may spend.
+
+    Attributes:
+        seconds: wall-clock of the device, preparation and final included. Exceeded where less would decide
+            nothing: for the least trials, and for rounds of a slow baseline.
+        trials: configurations to try; None for no limit.
+        screen_seconds: longest sampling of one configuration while searching.
+        final_share: share of `seconds` kept for the interleaved final and the re-measurement.
+        deadline: moment on the monotonic clock by which the study ends in any case; None for none.
+    """
+
+    seconds: float
+    trials: int | None = None
+    screen_seconds: float = 0.5
+    final_share: float = 0.35
+    deadline: float | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline."""
+        return math.inf if self.deadline is None else self.deadline - time.monotonic()
+
+
+@dataclass
+class Progress:
+    """Where a study stands, for whoever watches.
+
+    Attributes:
+        phase: `preparing`, `searching`, `deciding` or `done`.
+        possible: configurations in the space.
+        best_ns: best screened median so far, None before the first.
+        baseline_ns: the baseline's screened median, None before it is known.
+        end_reason: why the search ended: `budget`, `trials`, `exhausted`, or `improbable` where its model
+            expects nothing of what is left; empty before.
+        trying: the configuration of the trial that runs, whose number is `tried`; None between trials.
+        stage: what that trial has come to.
+    """
+
+    problem: str
+    budget_seconds: float
+    possible: int
+    phase: str = "preparing"
+    tried: int = 0
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    best_ns: float | None = None
+    baseline_ns: float | None = None
+    end_reason: str = ""
+    trying: Configuration | None = None
+    stage: str = ""
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds since the study started."""
+        return time.monotonic() - self.started
+
+    @property
+    def speedup(self) -> float | None:
+        """Best screened median against the baseline's: an estimate until the final."""
+        return self.baseline_ns / self.best_ns if self.best_ns and self.baseline_ns else None
