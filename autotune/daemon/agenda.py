@@ -11,10 +11,10 @@ from autotune.daemon.request_book import DAY, Entry, backoff
 from autotune.daemon.work import Item, Outlook
 from autotune.errors import AutotuneError, UnknownNameError, UsageError
 from autotune.fingerprint.stack import stack_digest
+from autotune.space.declared import ENTRY_POINTS, shipped
 from autotune.space.plan import most_valuable_first, plan
 from autotune.space.problem import Problem
 from autotune.space.work import estimated_bytes
-from autotune.workloads.registry import workload_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,7 +75,7 @@ class Agenda:
             supervisor.stack = self._own_stack(supervisor) or supervisor.stack
             if supervisor.stack is not None and not settings.worker.modules:
                 # Nothing has to be imported to know their names.
-                supervisor.workloads = frozenset(workload_names())
+                supervisor.workloads = _known_workloads()
             self.refresh(supervisor, history)
         self._supervisors = list(supervisors)
 
@@ -226,6 +226,13 @@ def _planned(models: Sequence[ModelPlan]) -> list[Problem]:
             continue
         found.update(dict.fromkeys(one.problem for one in most_valuable_first(planned, TYPICAL_BYTES_PER_S)))
     return list(found)
+
+
+def _known_workloads() -> frozenset[str]:
+    """Names of the workloads of ours and of installed packages; the registry itself would load NumPy."""
+    from importlib.metadata import entry_points
+
+    return frozenset({*shipped(), *(point.name for point in entry_points(group=ENTRY_POINTS))})
 
 
 def _least_bytes(wish: Wish) -> float:

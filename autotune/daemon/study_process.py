@@ -15,8 +15,8 @@ import msgspec
 from autotune.daemon import messages
 from autotune.daemon.process_tree import children_of
 from autotune.errors import InternalError
+from autotune.worker.environment import environment
 from autotune.worker.framing import FrameBuffer, write_frame
-from autotune.worker.process import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
