@@ -1,4 +1,4 @@
-"""The Debian package in a chroot of its release: installed, upgraded, removed and purged, by `make test-deb`."""
+"""The Debian package in a chroot: installed, upgraded, removed and purged. `make test-deb` runs it."""
 
 from __future__ import annotations
 
