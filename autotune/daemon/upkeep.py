@@ -15,8 +15,8 @@ from autotune.store import read_history
 from autotune.store.backup import backup, check
 from autotune.store.statedir import StateDir
 
-LEAST_URGENT = 19
-"""The highest nice value."""
+NICENESS = 10
+"""Added to that of the daemon: whatever else runs goes first."""
 
 
 def run() -> list[str]:
@@ -47,7 +47,7 @@ def _require_whole(path: str) -> None:
 
 def main() -> int:
     """Run once; the last line tells of a failure."""
-    os.nice(LEAST_URGENT)
+    os.nice(NICENESS)
     try:
         print("\n".join(run()))
     except AutotuneError as error:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NEEDED = {"torch": (2, 11), "triton": (3, 6), "numpy": (1, 26), "msgspec": (0, 19)}
-"""What the environment that serves needs at least; `pyproject.toml` says the same."""
+"""What the environment that serves needs, and the oldest versions that work; as in `pyproject.toml`."""
 
 _VERSIONS = """import importlib.metadata as m, json, platform
 def version(name):

@@ -15,12 +15,13 @@ import pytest
 
 import autotune
 from autotune.cli import main
-from autotune.daemon import control, requests
+from autotune.daemon import control
 from autotune.diagnosis.databases import database_findings
 from autotune.diagnosis.devices import device_findings
 from autotune.diagnosis.folders import folder_findings
 from autotune.diagnosis.service import service_findings
 from autotune.diagnosis.software import environment_findings, package_finding, sqlite_finding
+from autotune.lookup.request import SOCKET_NAME
 from autotune.worker.framing import read_frame, write_frame
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ class AnsweringDaemon:
         self.control.bind(str(folder / control.SOCKET_NAME))
         self.control.listen()
         self.requests = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.requests.bind(str(folder / requests.SOCKET_NAME))
+        self.requests.bind(str(folder / SOCKET_NAME))
         threading.Thread(target=self._answer, daemon=True).start()
 
     def _answer(self) -> None:
@@ -227,8 +228,7 @@ class AnsweringDaemon:
 
 
 @pytest.fixture
-def daemon(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AnsweringDaemon]:
-    monkeypatch.setenv("AUTOTUNE_REQUEST_SOCKET", str(folder / "runtime" / requests.SOCKET_NAME))
+def daemon(folder: Path) -> Iterator[AnsweringDaemon]:
     made = AnsweringDaemon(folder / "runtime")
     yield made
     made.close()
@@ -259,10 +259,10 @@ def test_a_daemon_of_another_version_and_its_last_error_are_told(
 def test_look_ups_that_send_elsewhere_are_told(
     daemon: AnsweringDaemon, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("AUTOTUNE_REQUEST_SOCKET")
+    monkeypatch.setenv("AUTOTUNE_REQUEST_SOCKET", str(folder / "elsewhere.sock"))
     (finding,) = [one for one in service_findings(str(folder)) if one.subject == "requests"]
     assert finding.level == "note"
-    assert finding.remedy == f"export AUTOTUNE_REQUEST_SOCKET={folder / 'runtime' / requests.SOCKET_NAME}"
+    assert finding.remedy == f"export AUTOTUNE_REQUEST_SOCKET={folder / 'runtime' / SOCKET_NAME}"
 
 
 def test_the_command_exits_1_when_something_is_wrong(
