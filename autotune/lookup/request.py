@@ -40,13 +40,13 @@ def send_request(question: Question, device: str | None, match: str) -> bool:
     request = (question.problem, question.objective, question.max_error, device)
     if request in _sent or len(_sent) >= MOST_REQUESTS:
         return False
-    path = socket_path()
     try:
+        path = socket_path()
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return False
         _sent.add(request)
         return _send(path, _message(question, device, match))
-    except Exception:  # a full queue, no right to write, no socket module: the caller never learns
+    except Exception:  # no folder, a full queue, no right to write, no socket module: the caller never learns
         return False
 
 

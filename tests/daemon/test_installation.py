@@ -202,7 +202,7 @@ def analyze(*words: str | Path) -> str:
 
 def installed_unit(root: Path) -> Path:
     """The unit, with a program that exists here: verifying looks for it."""
-    install(str(root), sys.executable, nvidia=False)
+    install(str(root), "/usr/bin/true", nvidia=False)
     return root / UNIT
 
 

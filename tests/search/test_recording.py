@@ -252,7 +252,7 @@ def test_kernel_tuner_replays_a_recording(tmp_path, strategy) -> None:
             seed=1,
         )
 
-    assert len({str([result[name] for name in names]) for result in results}) >= 5
+    assert len({str([result[name] for name in names]) for result in results}) >= 3
     for result in results:
         entry = file.entries[",".join(str(result[name]) for name in names)]
         assert result["time"] == entry["time"]
