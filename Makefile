@@ -1,7 +1,9 @@
 # make tune    set up, then tune Kimi K2.5's layers on this machine for a few minutes
 # make test    set up, then the tests; `make test-slow` also runs those that take minutes
+# make faults  the daemon's fault campaign; FAULT_KILLS=200 for the whole of it
 # make check   formatting, lint and types
 # make bench   the benchmarks
+# make deb     the Debian package, in build/; `make test-deb` installs it in a chroot, as root
 # make clean   remove what the above made
 
 PYTHON ?= python3
@@ -12,7 +14,7 @@ BUDGET ?= 240s
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help tune test test-slow check bench clean
+.PHONY: help tune test test-slow faults check bench deb test-deb clean
 .DEFAULT_GOAL := help
 
 help:
@@ -40,7 +42,10 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest --timeout 3600
+	$(BIN)/python -m pytest --timeout 3600 -m "not deb and not faults"
+
+faults: $(INSTALLED)
+	$(BIN)/python -m pytest --timeout 3600 -m faults tests/daemon
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -51,6 +56,12 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/lookup.py
 	$(BIN)/python benchmarks/measurement.py
 	$(BIN)/python benchmarks/outcome.py
+
+deb: $(INSTALLED)
+	PYTHON=$(BIN)/python debian/build
+
+test-deb: $(INSTALLED)
+	$(BIN)/python -m pytest -m deb tests/debian
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Where files live: the declarative folders, the state folder and the cache folder.
+"""Where files live: the declarative folders, and the folders of state, caches and sockets.
 
 Only `os` is imported here: look-ups load this module.
 """
@@ -9,6 +9,7 @@ import os
 
 PACKAGE_DIR = os.path.dirname(os.path.abspath(__file__))
 SYSTEM_STATE_DIR = "/var/lib/autotune"
+SYSTEM_RUNTIME_DIR = "/run/autotune"
 OVERRIDE_DIR = "/etc/autotune"
 
 
@@ -58,6 +59,24 @@ def cache_dir() -> str:
     """The folder of what can be measured or compiled again: ceilings, compiled kernels."""
     given = os.environ.get("AUTOTUNE_CACHE_DIR")
     return os.path.abspath(given) if given else os.path.join(_xdg("XDG_CACHE_HOME", ".cache"), "autotune")
+
+
+def runtime_dir() -> str:
+    """The folder of the daemon's sockets.
+
+    `AUTOTUNE_RUNTIME_DIR` if set, else `/run/autotune` if it is there, else `autotune` in the user's XDG
+    runtime folder, else `run` in the state folder. systemd's `RUNTIME_DIRECTORY` does not count: it is that
+    of whichever service asks.
+    """
+    given = os.environ.get("AUTOTUNE_RUNTIME_DIR")
+    if given:
+        return os.path.abspath(given)
+    if os.path.isdir(SYSTEM_RUNTIME_DIR) and os.access(SYSTEM_RUNTIME_DIR, os.X_OK):
+        return SYSTEM_RUNTIME_DIR
+    session = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(session):
+        return os.path.join(session, "autotune")
+    return os.path.join(state_dir(), "run")
 
 
 def _xdg(variable: str, fallback: str) -> str:

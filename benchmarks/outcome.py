@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autotune import get_best_config
 from autotune.cli.output import configuration, console, latency, speedup, table
-from autotune.cli.worker import make_worker
 from autotune.config import load_settings
 from autotune.errors import TrialError
 from autotune.fingerprint import device_named
@@ -31,6 +30,7 @@ from autotune.search.tuning import Goal, Tuner
 from autotune.space.searchspace import SearchSpace
 from autotune.store import open_history
 from autotune.store.records import Interval
+from autotune.worker.configured import configured_worker
 from autotune.workloads.registry import declaration
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def main() -> int:
 def tune(problems: list[Problem], budget: float) -> int:
     """Tune what is not decided yet; returns how many failed."""
     settings, device, failures = load_settings(), device_named("cpu"), 0
-    with open_history() as history, make_worker(settings, device) as worker:
+    with open_history() as history, configured_worker(settings.worker, device) as worker:
         tuner = Tuner(history, worker, device)
         for outcome in tuner.tune_all(problems, Goal(), Budget(budget), budget * len(problems) * 2):
             failures += bool(outcome.failure)
@@ -163,7 +163,7 @@ def run(role: str, problem: Problem, options: argparse.Namespace) -> Row | None:
     if best.match != "exact":
         return None
     baseline = SearchSpace.build(declaration(problem.workload), problem, device.facts).baseline
-    with make_worker(load_settings(), device) as worker:
+    with configured_worker(load_settings().worker, device) as worker:
         try:
             worker.prepare(problem, options.seed)
             worker.build("baseline", baseline)

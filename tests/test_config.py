@@ -70,6 +70,35 @@ def test_values_lists_every_key_by_its_full_name(folder: Path) -> None:
     assert "study.budget_seconds" in values
 
 
+def test_every_section_of_the_daemon_can_be_set(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+    [daemon]
+    devices = ["cpu", "cuda:1"]
+    [gate]
+    time_zone = "Europe/Berlin"
+    [[gate.windows]]
+    start = "0 22 * * mon-fri"
+    hours = 8
+    [[gate.windows]]
+    start = "*/30 6-7 1 jan sat,SUN"
+    hours = 0.5
+    [metrics]
+    address = "[::1]:9719"
+    textfile = "/var/lib/node_exporter/autotune.prom"
+    [[daemon.models]]
+    name = "kimi-k2.5"
+    tp = 8
+    batch = [1, 16]
+    """
+    path = write("config.toml", text)
+    monkeypatch.setenv("AUTOTUNE_CONFIG", path)
+    settings = load_settings()
+    assert settings.daemon.devices == ("cpu", "cuda:1")
+    assert [window.hours for window in settings.gate.windows] == [8.0, 0.5]
+    assert settings.daemon.models[0].batch == (1, 16)
+    assert settings.origin("gate.windows") == settings.origin("daemon.models") == path
+
+
 def test_later_files_override_earlier_ones_key_by_key(write: Write) -> None:
     main = write("etc/config.toml", "[study]\ntrials = 1\nbudget_seconds = 1\n[measure]\nmargin = 0.02")
     write("etc/config.d/20-b.toml", "[study]\ntrials = 3")
@@ -151,6 +180,63 @@ def test_the_memory_cap_is_bytes_or_a_share(
         ("[worker]\nmodules = [1]", "worker.modules[0]: expected a text, found 1"),
         ('[worker]\nmodules = ["mine.py"]', "worker.modules: 'mine.py' is no full path of a file"),
         ('[worker]\nmodules = ["a b"]', "worker.modules: 'a b' is no name that can be imported"),
+        ("[daemon]\ndevices = ['gpu']", "daemon.devices: expected cpu, cuda or cuda:N, found 'gpu'"),
+        (
+            "[daemon]\nlog_level = 'loud'",
+            "daemon.log_level: expected debug or info or warning or error, found 'loud'",
+        ),
+        ("[requests]\nmost = true", "requests.most: expected a whole number, found True"),
+        ("[gate]\npower_watts = 'all'", "gate.power_watts: expected a number, found 'all'"),
+        ("[gate]\nwindow = []", "unknown key of [gate] 'window'; did you mean windows?"),
+        ("[[gate.windows]]\nstart = '0 22 * * *'", "gate.windows[0]: needs 'hours'"),
+        (
+            "[[gate.windows]]\nstart = '0 22 * * *'\nhour = 8",
+            "unknown key of [gate.windows] 'hour'; did you mean hours?",
+        ),
+        (
+            "[[gate.windows]]\nstart = '0 25 * * *'\nhours = 8",
+            "gate.windows[0].start: expected minute, hour, day, month and weekday, such as "
+            "'0 22 * * mon-fri', found '0 25 * * *'",
+        ),
+        (
+            "[[gate.windows]]\nstart = '0 22 * * 0'\nhours = 8",
+            "gate.windows[0].start: expected weekdays by name, such as mon-fri, found '0'",
+        ),
+        (
+            "[gate]\ntime_zone = 'Europe/Bonn'",
+            "gate.time_zone: expected a name such as 'Europe/Berlin', found 'Europe/Bonn'",
+        ),
+        (
+            "[retention]\nnightly = 'at night'",
+            "retention.nightly: expected minute, hour, day, month and weekday, such as "
+            "'0 22 * * mon-fri', found 'at night'",
+        ),
+        (
+            "[metrics]\naddress = '0.0.0.0:9719'",
+            "metrics.address: expected a loopback address and port such as '127.0.0.1:9719' or "
+            "'[::1]:9719', found '0.0.0.0:9719'",
+        ),
+        (
+            "[metrics]\ntextfile = 'autotune.prom'",
+            "metrics.textfile: expected a full path that ends in .prom, found 'autotune.prom'",
+        ),
+        ("[[daemon.models]]\ntp = 8", "daemon.models[0]: needs 'name'"),
+        (
+            "[[daemon.models]]\nname = 'x'\nbatches = [1]",
+            "unknown key of [daemon.models] 'batches'; did you mean batch?",
+        ),
+        (
+            "[[daemon.models]]\nname = 'x'\nbatch = []",
+            "daemon.models[0].batch: expected a list of length >= 1, found []",
+        ),
+        (
+            "[[daemon.models]]\nname = 'x'\nphase = 'train'",
+            "daemon.models[0].phase: expected decode or prefill or decode,prefill, found 'train'",
+        ),
+        (
+            "[[daemon.models]]\nname = 'a/config.json'",
+            "daemon.models[0].name: 'a/config.json' is no full path of a file",
+        ),
         ("[worker]\nmemory_bytes = 1", "worker.memory_bytes: expected a whole number >= 268435456, found 1"),
         (
             '[worker]\nmemory_bytes = "0%"',

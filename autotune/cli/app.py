@@ -6,15 +6,21 @@ import typer
 
 from autotune.cli.bench import bench
 from autotune.cli.best import best
+from autotune.cli.config import app as config
+from autotune.cli.daemon import daemon
 from autotune.cli.database import app as database
 from autotune.cli.doctor import doctor
 from autotune.cli.fingerprint import fingerprint
 from autotune.cli.history import compare, explain, history, show
+from autotune.cli.lease import lease, pause, resume
 from autotune.cli.plan import plan
 from autotune.cli.record import record
 from autotune.cli.report import report
+from autotune.cli.requests import requests
 from autotune.cli.rollback import rollback
+from autotune.cli.service import app as service
 from autotune.cli.spaces import spaces
+from autotune.cli.status import status
 from autotune.cli.tune import tune
 
 app = typer.Typer(
@@ -41,7 +47,15 @@ for command in (
     bench,
     record,
     rollback,
+    daemon,
+    status,
+    requests,
+    pause,
+    resume,
+    lease,
     doctor,
 ):
     app.command(command.__name__)(command)
 app.add_typer(database, name="db")
+app.add_typer(config, name="config")
+app.add_typer(service, name="service")

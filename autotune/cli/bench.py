@@ -20,11 +20,11 @@ def bench(
     """Run what get_best_config() answers against the baseline, interleaved; publishes nothing."""
     from autotune import get_best_config
     from autotune.cli import output
-    from autotune.cli.worker import make_worker
     from autotune.config import load_settings
     from autotune.fingerprint import device_named
     from autotune.measure.comparison import Rules
     from autotune.space.searchspace import SearchSpace
+    from autotune.worker.configured import configured_worker
     from autotune.workloads.registry import declaration
 
     options.import_modules(module)
@@ -34,7 +34,7 @@ def bench(
     found = get_best_config(workload, device="cpu", **dimensions)
     baseline = SearchSpace.build(declaration(workload), wanted, device.facts).baseline
     budget = options.seconds(seconds, "--budget")
-    with make_worker(load_settings(), device, module or []) as worker:
+    with configured_worker(load_settings().worker, device, module or []) as worker:
         worker.prepare(wanted, seed)
         worker.build("baseline", baseline)
         worker.build("winner", dict(found))

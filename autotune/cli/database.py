@@ -45,11 +45,13 @@ def check(
 def backup(json: options.Json = False) -> None:
     """Write a verified copy of the history into the state folder's backups."""
     from autotune.cli import output
-    from autotune.store import open_history
+    from autotune.config import load_settings
+    from autotune.store import read_history
     from autotune.store.backup import backup as back_up
 
-    with open_history() as history:
-        path = back_up(history)
+    keep = load_settings().retention.backups
+    with read_history() as history:
+        path = back_up(history, keep)
     output.print_json({"backup": path}) if json else output.console.print(path)
 
 

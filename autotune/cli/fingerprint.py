@@ -41,12 +41,12 @@ def fingerprint(
 
 
 def _ceilings(device: Device, anew: bool) -> Ceilings:
-    from autotune.cli.worker import make_worker
     from autotune.config import load_settings
     from autotune.fingerprint import ceilings as known
     from autotune.fingerprint.stack import stack_digest
+    from autotune.worker.configured import configured_worker
 
-    with make_worker(load_settings(), device) as worker:
+    with configured_worker(load_settings().worker, device) as worker:
         stack = stack_digest(device.kind, worker.stack())
         found = None if anew else known.load(device.digest, stack)
         if found is None:

@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from rich.console import RenderableType
 
     from autotune.space.problem import Problem
     from autotune.store.records import Interval
 
 WIDEST = 100
 """Columns that any output fits."""
+
+UNBOUNDED = 9e5
+"""Bounds from here on say that nothing is known; the comparison ends its search at a factor of a million."""
 
 # Names come from people's files: nothing printed is ever read as markup.
 console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else WIDEST)
@@ -78,8 +84,14 @@ def rate(per_second: float, unit: str) -> str:
 
 
 def speedup(interval: Interval | None) -> str:
-    """A ratio and its interval, e.g. `2.31x [2.28, 2.35]`."""
-    return "-" if interval is None else f"{interval.ratio:.2f}x [{interval.low:.2f}, {interval.high:.2f}]"
+    """A ratio and its interval, e.g. `2.31x [2.28, 2.35]`; `?` where the rounds were too few to bound it."""
+    if interval is None:
+        return "-"
+    bounds = [
+        f"{bound:.2f}" if 1 / UNBOUNDED < bound < UNBOUNDED else "?"
+        for bound in (interval.low, interval.high)
+    ]
+    return f"{interval.ratio:.2f}x [{', '.join(bounds)}]"
 
 
 def share(fraction: float | None) -> str:
@@ -104,6 +116,11 @@ def problem(of: Problem) -> str:
         defaults = {}
     told = (f"{name}={value}" for name, value in of.dimensions.items() if value != defaults.get(name))
     return " ".join([of.workload, *told])
+
+
+def plain(part: RenderableType) -> RenderableType:
+    """Text that is never read as markup, folded where it is too wide; anything else as it is."""
+    return Text(part, overflow="fold") if isinstance(part, str) else part
 
 
 def shorten(text: str, width: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from autotune.fingerprint import Device
     from autotune.search.landscape_file import LandscapeFile
+    from autotune.search.recording import Recorder
     from autotune.space import Problem, SearchSpace, SpaceDeclaration
 
 
@@ -30,6 +32,9 @@ def record(
     share: Annotated[
         str | None, typer.Option("--share", help="The same as a share of the space, e.g. 20%.")
     ] = None,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help="How often each is measured; the middle one counts.")
+    ] = 3,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -66,10 +71,9 @@ def record(
     count = _count(len(space), part, share)
     seconds = options.seconds(budget, "--budget") if budget else None
     path = out or Path(default_name(wanted, device))
-    file, interrupted = _record(
-        space, device, path, count, max_error, seconds, seed, module or [], show=not json
-    )
-    told = _told(file, space, max(count, len(file)), interrupted)
+    plan = _Plan(space, device, path, count, rounds, max_error, seed)
+    file, visits_left, interrupted = _record(plan, seconds, module or [], show=not json)
+    told = _told(file, plan, visits_left, interrupted)
     if json:
         output.print_json(told)
     else:
@@ -118,54 +122,66 @@ def _count(configurations: int, part: int | None, share: str | None) -> int:
     return max(1, round(configurations * percent / 100))
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be recorded where."""
+
+    space: SearchSpace
+    device: Device
+    path: Path
+    part: int
+    rounds: int
+    max_error: float | None
+    seed: int
+
+
 def _record(
-    space: SearchSpace,
-    device: Device,
-    path: Path,
-    part: int,
-    max_error: float | None,
-    seconds: float | None,
-    seed: int,
-    modules: list[str],
-    show: bool,
-) -> tuple[LandscapeFile, bool]:
-    """Record what is missing; returns the file, and whether it was interrupted."""
-    from autotune.cli.worker import make_worker
+    plan: _Plan, seconds: float | None, modules: list[str], show: bool
+) -> tuple[LandscapeFile, int, bool]:
+    """Record what is missing; returns the file, visits that are left, and whether it was interrupted."""
     from autotune.config import load_settings
     from autotune.fingerprint.stack import stack_digest
     from autotune.search.landscape_file import LandscapeFile
     from autotune.search.recording import Recorder
+    from autotune.worker.configured import configured_worker
 
-    settings = load_settings()
+    settings, space, device = load_settings(), plan.space, plan.device
     sample_seconds = settings.measure.screen_seconds
-    with make_worker(settings, device, modules) as worker:
+    with configured_worker(settings.worker, device, modules) as worker:
         facts = {
             "workload": space.problem.workload,
             "problem": space.problem.dimensions,
             "device": device.digest,
             "stack": stack_digest(device.kind, worker.stack()),
             "space": space.digest,
-            "max_error": max_error,
-            "seed": seed,
+            "max_error": plan.max_error,
+            "seed": plan.seed,
             "sample_seconds": sample_seconds,
             "baseline": space.baseline,
         }
-        file = LandscapeFile(path, space, device.name, facts)
+        file = LandscapeFile(plan.path, space, device.name, facts)
         recorder = Recorder(
-            space, worker, file, part=part, max_error=max_error, sample_seconds=sample_seconds, seed=seed
+            space,
+            worker,
+            file,
+            part=plan.part,
+            rounds=plan.rounds,
+            max_error=plan.max_error,
+            sample_seconds=sample_seconds,
+            seed=plan.seed,
         )
         try:
-            with _bar(file, len(file) + len(recorder.missing), show) as update:
+            with _bar(file, recorder, show) as update:
                 recorder.run(seconds, update)
         except TrialError as failure:
             raise TrialError(failure.verdict, f"the baseline failed: {failure.reason}") from None
         except KeyboardInterrupt:
-            return file, True
-    return file, False
+            return file, len(recorder.missing), True
+    return file, len(recorder.missing), False
 
 
 @contextmanager
-def _bar(file: LandscapeFile, total: int, show: bool) -> Iterator[Callable[[], None]]:
+def _bar(file: LandscapeFile, recorder: Recorder, show: bool) -> Iterator[Callable[[], None]]:
     """A bar on standard error, if that is a terminal; yields what to call when the file has changed."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -184,26 +200,33 @@ def _bar(file: LandscapeFile, total: int, show: bool) -> Iterator[Callable[[], N
         transient=True,
         speed_estimate_period=600,
     )
-    task = progress.add_task(file.path.name, total=total, completed=len(file), state="")
+    visits = recorder.visits
+    task = progress.add_task(file.path.name, total=visits, completed=visits - len(recorder.missing), state="")
 
     def update() -> None:
         best = file.measured[:1]
         state = f"best {output.latency(1e6 * best[0]['time'])}" if best else ""
         failed = sum(file.failures.values())
-        progress.update(task, completed=len(file), state=f"{state}  {failed} failed" if failed else state)
+        progress.update(
+            task,
+            completed=visits - len(recorder.missing),
+            state=f"{state}  {failed} failed" if failed else state,
+        )
 
     with progress:
         yield update
 
 
-def _told(file: LandscapeFile, space: SearchSpace, part: int, interrupted: bool) -> dict[str, Any]:
+def _told(file: LandscapeFile, plan: _Plan, visits_left: int, interrupted: bool) -> dict[str, Any]:
+    space = plan.space
     fastest = file.measured[:1]
     return {
         "file": str(file.path),
         "problem": {"workload": space.problem.workload, **space.problem.dimensions},
         "configurations": len(space),
-        "part": part,
-        "seed": file.header["autotune"]["seed"],
+        "part": max(plan.part, len(file)),
+        "rounds": plan.rounds,
+        "seed": plan.seed,
         "recorded": len(file),
         "failed": dict(file.failures),
         "fastest": file.configuration(fastest[0]) if fastest else None,
@@ -211,7 +234,9 @@ def _told(file: LandscapeFile, space: SearchSpace, part: int, interrupted: bool)
         "baseline": space.baseline,
         "baseline_ms": [measured["time"] for measured in file.baseline],
         "drift": file.drift,
-        "complete": len(file) == part,
+        "noise": file.noise,
+        "visits_left": visits_left,
+        "complete": not visits_left,
         "interrupted": interrupted,
     }
 
@@ -240,7 +265,11 @@ def _print(told: dict[str, Any]) -> None:
         lines["drift"] = (
             f"{output.share(told['drift'])} between {len(told['baseline_ms'])} measurements of the baseline"
         )
+    if told["noise"] is not None:
+        lines["noise"] = f"{told['noise']:.1%} between the rounds of a configuration, in the median"
     output.console.print(output.facts(lines))
     if not told["complete"]:
         stopped = "interrupted" if told["interrupted"] else "the budget is spent"
-        output.console.print(f"{stopped}; run the same command again to go on")
+        output.console.print(
+            f"{stopped}, {told['visits_left']} measurements are left; run the same command again to go on"
+        )

@@ -9,7 +9,7 @@ import typer
 
 from autotune.cli import options
 from autotune.cli.plan import Batches, Context, ExpertParallel, Phases, TensorParallel, planned_problems
-from autotune.errors import UsageError
+from autotune.errors import HistoryLockedError, UsageError
 
 if TYPE_CHECKING:
     from autotune.search.tuning import Goal, Outcome
@@ -57,7 +57,12 @@ def tune(
     else:
         problems = [options.problem(str(workload), problem)]
     seconds = options.seconds(budget, "--budget") if budget else None
-    outcomes, interrupted = _tune(problems, goal, seconds, trials, again, seed, module or [], show=not json)
+    try:
+        outcomes, interrupted = _tune(
+            problems, goal, seconds, trials, again, seed, module or [], show=not json
+        )
+    except HistoryLockedError as locked:
+        return _ask_daemon(problems, goal, again, locked, json)
     if json:
         output.print_json({"outcomes": outcomes, "planned": len(problems), "interrupted": interrupted})
     else:
@@ -79,13 +84,13 @@ def _tune(
 ) -> tuple[list[Outcome], bool]:
     """Tune the problems; returns what was decided, and whether it was interrupted."""
     from autotune.cli.progress import Display
-    from autotune.cli.worker import make_worker
     from autotune.config import load_settings
     from autotune.fingerprint import probe
     from autotune.measure.comparison import Rules
     from autotune.search.study import Budget as StudyBudget
     from autotune.search.tuning import Tuner
     from autotune.store import open_history
+    from autotune.worker.configured import configured_worker
 
     settings = load_settings()
     measure = settings.measure
@@ -100,7 +105,7 @@ def _tune(
     )
     rules = Rules(margin=measure.margin, confidence=measure.confidence)
     outcomes: list[Outcome] = []
-    with open_history() as history, make_worker(settings, device, modules) as worker:
+    with open_history() as history, configured_worker(settings.worker, device, modules) as worker:
         for notice in history.notices:
             print(f"autotune: {notice}", file=sys.stderr)
         total = seconds if seconds is not None else study_seconds * len(problems)
@@ -116,6 +121,32 @@ def _tune(
             except KeyboardInterrupt:
                 return outcomes, True
     return outcomes, False
+
+
+def _ask_daemon(
+    problems: list[Problem], goal: Goal, again: bool, locked: HistoryLockedError, json: bool
+) -> int:
+    """Have the daemon tune, which holds the history.
+
+    Raises:
+        HistoryLockedError: it is not the daemon that holds it.
+    """
+    from autotune.cli import output
+    from autotune.daemon.control import Ask, NoDaemonError, Wanted, ask
+
+    wanted = [Wanted(problem.workload, problem.dimensions) for problem in problems]
+    try:
+        asked = ask(Ask(wanted, goal.objective, goal.max_error, again))["asked"]
+    except NoDaemonError:
+        raise locked from None
+    if json:
+        output.print_json({"asked": asked})
+    else:
+        output.console.print(
+            f"the daemon holds the history: it was asked to tune {asked} problems before all others, once "
+            "the device is idle, with the budget of its own settings; see 'autotune status --watch'"
+        )
+    return 0
 
 
 def _print(outcomes: list[Outcome], planned: int, interrupted: bool) -> None:

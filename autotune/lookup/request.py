@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import stat
 
+from autotune import paths
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from autotune.lookup.question import Question
 
-DEFAULT_SOCKET = "/run/autotune/requests.sock"
+SOCKET_NAME = "requests.sock"
 MOST_REQUESTS = 4096
 """Requests that one process sends at most: one with ever new problems cannot flood the daemon."""
 LARGEST_REQUEST = 8192
@@ -23,8 +25,8 @@ _sent: set[tuple[Any, ...]] = set()
 
 
 def socket_path() -> str:
-    """Where the daemon listens: `AUTOTUNE_REQUEST_SOCKET` if set, else `/run/autotune/requests.sock`."""
-    return os.environ.get("AUTOTUNE_REQUEST_SOCKET") or DEFAULT_SOCKET
+    """Where the daemon listens: `AUTOTUNE_REQUEST_SOCKET` if set, else in the folder of its sockets."""
+    return os.environ.get("AUTOTUNE_REQUEST_SOCKET") or os.path.join(paths.runtime_dir(), SOCKET_NAME)
 
 
 def send_request(question: Question, device: str | None, match: str) -> bool:
@@ -38,13 +40,13 @@ def send_request(question: Question, device: str | None, match: str) -> bool:
     request = (question.problem, question.objective, question.max_error, device)
     if request in _sent or len(_sent) >= MOST_REQUESTS:
         return False
-    path = socket_path()
     try:
+        path = socket_path()
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return False
         _sent.add(request)
         return _send(path, _message(question, device, match))
-    except Exception:  # a full queue, no right to write, no socket module: the caller never learns
+    except Exception:  # no folder, a full queue, no right to write, no socket module: the caller never learns
         return False
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autotune.store.records import Verdict
+    from autotune.store.records import Configuration, Verdict
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Progress:
         baseline_ns: the baseline's screened latency, None before it is known.
         end_reason: why the search ended: `budget`, `trials`, `exhausted`, or `improbable` where its model
             expects nothing of what is left; empty before.
+        trying: the configuration of the trial that runs, whose number is `tried`; None between trials.
+        stage: what that trial has come to.
     """
 
     problem: str
@@ -59,6 +61,8 @@ class Progress:
     best_ns: float | None = None
     baseline_ns: float | None = None
     end_reason: str = ""
+    trying: Configuration | None = None
+    stage: str = ""
     started: float = field(default_factory=time.monotonic)
 
     @property

@@ -2,15 +2,17 @@
 
 The layout is that of `read_landscape`, and Kernel Tuner's simulation mode replays it. Beyond it, the section
 `autotune` says what was measured, where, in which order, and how the baseline drifted meanwhile; an entry has
-its `verdict` with the reason, its relative error and the bytes that it holds.
+its `verdict` with the reason, its relative error, the bytes that it holds, and what each of `rounds` took.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 from collections import Counter
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import UsageError
@@ -89,6 +91,13 @@ class LandscapeFile:
         return sorted(timed, key=lambda entry: float(entry["time"]))
 
     @property
+    def noise(self) -> float | None:
+        """A configuration's longest round over its shortest, minus 1, in the median; None with one round."""
+        several = [entry["rounds"] for entry in self.measured if len(entry["rounds"]) > 1]
+        ratios = [max(times) / min(times) for times in ([one["time"] for one in r] for r in several)]
+        return median(ratios) - 1 if ratios else None
+
+    @property
     def baseline(self) -> list[dict[str, float]]:
         """Measurements of the baseline in the order taken: `after` how many configurations, `time`, `std`."""
         found: list[dict[str, float]] = self.header[SECTION]["baseline_measurements"]
@@ -104,18 +113,38 @@ class LandscapeFile:
         """The configuration of an entry: only the parameters that its implementation has."""
         return {name: entry[name] for name in self._names if entry[name] is not None}
 
-    def add(self, configuration: Configuration, verdict: Verdict, facts: Mapping[str, Any]) -> None:
-        """Record how a configuration ended.
+    def rounds(self, configuration: Configuration) -> float:
+        """How often a configuration was measured; one that failed need not be measured again."""
+        entry = self.entries.get(self._key(configuration))
+        if entry is None:
+            return 0
+        return math.inf if isinstance(entry["time"], str) else len(entry["rounds"])
+
+    def add(
+        self,
+        configuration: Configuration,
+        verdict: Verdict,
+        facts: Mapping[str, Any],
+        latency: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record how a configuration ended, the first time or again.
+
+        Its `time` is that of the middle one of its rounds: a disturbance that lasts for seconds spoils one.
 
         Args:
             configuration: one of the space.
-            verdict: `ok` and `noisy` have a time.
-            facts: `time` in milliseconds where there is one, and whatever else is to be kept.
+            verdict: of this round.
+            facts: of the first round; ignored later, unless it failed.
+            latency: `time` and `std` in milliseconds; None where it failed.
         """
         key = self._key(configuration)
-        entry = {name: configuration.get(name) for name in self._names}
-        entry["time"] = FAILURES.get(verdict, "RuntimeFailedConfig")
-        self.entries[key] = {**entry, **facts, "verdict": str(verdict)}
+        entry = self.entries.get(key, {**dict.fromkeys(self._names), **configuration, **facts})
+        if latency is None:
+            entry |= {**facts, "time": FAILURES.get(verdict, "RuntimeFailedConfig")}
+        else:
+            rounds = sorted([*entry.get("rounds", []), dict(latency)], key=lambda one: float(one["time"]))
+            entry |= {**rounds[(len(rounds) - 1) // 2], "rounds": rounds}
+        self.entries[key] = {**entry, "verdict": str(verdict)}
         self._lines[key] = _line(key, self.entries[key])
         self.save()
 

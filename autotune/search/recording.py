@@ -1,13 +1,16 @@
-"""Recording a search space: every configuration measured once, in random order, by the worker that tunes.
+"""Recording a search space: every configuration measured, in random order, by the worker that tunes.
 
-    prepare -> baseline built and checked -> for each configuration: build, check, measure -> file
+    prepare -> baseline built and checked -> for each round and configuration: build, check, measure -> file
 
 Times are comparable only as far as the machine stays as it is. The order is random, so that drift does not
 look like an effect of a parameter, and the baseline is measured again now and then, so that drift is known.
+Whatever disturbs the machine for seconds spoils all samples of one configuration alike: so there are several
+rounds over all of them, each in another order.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -51,6 +54,7 @@ class Recorder:
         worker: where it runs; owned by the caller.
         file: where it is recorded.
         part: how many configurations are wanted.
+        rounds: how often each is measured.
         max_error: relative error that is acceptable; None for the baseline's.
         sample_seconds: longest sampling of one configuration.
         seed: of inputs and order.
@@ -63,6 +67,7 @@ class Recorder:
         file: LandscapeFile,
         *,
         part: int,
+        rounds: int,
         max_error: float | None,
         sample_seconds: float,
         seed: int,
@@ -73,8 +78,14 @@ class Recorder:
         self._sample_seconds = sample_seconds
         self._seed = seed
         self._max_error = max_error or 0.0
-        drawn = map(space.pool.configuration, drawn_rows(space, part, seed))
-        self.missing = [configuration for configuration in drawn if configuration not in file]
+        drawn = drawn_rows(space, part, seed)
+        self.visits = part * rounds
+        self.missing = [
+            configuration
+            for number in range(rounds)
+            for configuration in map(space.pool.configuration, _shuffled(drawn, seed, number))
+            if file.rounds(configuration) <= number
+        ]
 
     def run(self, seconds: float | None = None, observe: Callable[[], object] = lambda: None) -> None:
         """Record until nothing is missing or the time is spent.
@@ -99,10 +110,9 @@ class Recorder:
                 break
             if count % BASELINE_EVERY == 0:
                 self._measure_baseline()
-            configuration = self.missing[0]
-            verdict, facts = self._try(configuration, allowed)
-            self._file.add(configuration, verdict, facts)
-            self.missing.pop(0)
+            configuration = self.missing.pop(0)
+            if not math.isinf(self._file.rounds(configuration)):
+                self._visit(configuration, allowed)
             observe()
         self._measure_baseline()
 
@@ -110,30 +120,36 @@ class Recorder:
         measured = self._worker.measure(BASELINE, budget_seconds=self._sample_seconds)
         self._file.add_baseline({**_latency(measured), "timestamp": _now()})
 
-    def _try(self, configuration: Configuration, allowed: float) -> tuple[Verdict, dict[str, Any]]:
-        """Run one configuration through the stages of a trial; returns how it ended, and what is known."""
-        facts: dict[str, Any] = {"timestamp": _now()}
+    def _visit(self, configuration: Configuration, allowed: float) -> None:
+        """Run one configuration through the stages of a trial, and record how it ended."""
+        facts: dict[str, Any] = {}
         seconds = {"compile_time": 0.0, "verification_time": 0.0, "benchmark_time": 0.0}
-        verdict = Verdict.OK
+        verdict, latency = Verdict.OK, None
         try:
             with _timed(seconds, "compile_time"):
                 built = self._worker.build(SLOT, configuration)
             facts["memory_bytes"] = built.memory_bytes
-            with _timed(seconds, "verification_time"):
-                error = self._worker.check(SLOT, self._seed)
-            facts["error"] = error
-            if error > allowed:
-                raise TrialError(Verdict.WRONG, f"relative error {error:.2e} exceeds {allowed:.2e}")
+            if not self._file.rounds(configuration):
+                with _timed(seconds, "verification_time"):
+                    error = facts["error"] = self._worker.check(SLOT, self._seed)
+                if error > allowed:
+                    raise TrialError(Verdict.WRONG, f"relative error {error:.2e} exceeds {allowed:.2e}")
             with _timed(seconds, "benchmark_time"):
                 measured = self._worker.measure(SLOT, budget_seconds=self._sample_seconds)
-            facts.update(_latency(measured))
+            latency = {**_latency(measured), "timestamp": _now()}
         except TrialError as failure:
             verdict = Verdict(failure.verdict)
             if verdict is Verdict.PREEMPTED:
                 raise
             facts["reason"] = failure.reason
         self._worker.release(SLOT)
-        return verdict, {**facts, **{stage: 1e3 * spent for stage, spent in seconds.items()}}
+        facts |= {stage: 1e3 * spent for stage, spent in seconds.items()}
+        self._file.add(configuration, verdict, facts, latency)
+
+
+def _shuffled(rows: list[int], seed: int, number: int) -> list[int]:
+    """The order of a round; the first one's is that of the drawing."""
+    return rows if number == 0 else np.random.default_rng([seed, number]).permutation(rows).tolist()
 
 
 def _latency(measured: Measurement) -> dict[str, Any]:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from autotune.search.sampler.prior import PriorStudy
     from autotune.space.searchspace import SearchSpace
-    from autotune.store.history import History
+    from autotune.store.recorder import Recorder
     from autotune.store.records import Configuration, StudyKey
     from autotune.worker.messages import Prepared
     from autotune.worker.worker import Worker
@@ -97,7 +97,7 @@ class Study:
         key: StudyKey,
         space: SearchSpace,
         worker: Worker,
-        history: History,
+        history: Recorder,
         budget: Budget,
         *,
         hints: Sequence[Configuration] = (),
@@ -261,7 +261,7 @@ class Study:
     def _try(self, configuration: Configuration, compiled_seconds: float) -> Trial:
         """Run one configuration through the stages and record how it ended."""
         number = len(self._trials)
-        outcome: dict[str, Any] = {"stage": "compile"}
+        outcome: dict[str, Any] = {"stage": self._enter("compile", configuration)}
         started_at, started = time.time(), time.monotonic()
         try:
             with self._trial_deadline():
@@ -287,6 +287,12 @@ class Study:
         self._keep_best_resident(trial)
         return trial
 
+    def _enter(self, stage: str, configuration: Configuration) -> str:
+        """Tell which stage the trial comes to, before it does."""
+        self.progress.trying, self.progress.stage = configuration, stage
+        self._report()
+        return stage
+
     def _stages(
         self, slot: str, configuration: Configuration, outcome: dict[str, Any]
     ) -> tuple[Verdict, str]:
@@ -300,11 +306,11 @@ class Study:
             outcome["measurement"] = Measurement((call_ns,), "clearly_slower", "monotonic", "hot")
             slow = f"a call took {built.call_seconds:.3g} s, {call_ns / best_ns:.0f} times the best so far"
             return Verdict.OK, f"{slow}: not checked"
-        outcome["stage"] = "correctness"
+        outcome["stage"] = self._enter("correctness", configuration)
         error = outcome["error"] = self.worker.check(slot, self.seed)
         if error > self.allowed_error:
             raise TrialError(Verdict.WRONG, f"relative error {error:.2e} exceeds {self.allowed_error:.2e}")
-        outcome["stage"] = "screening"
+        outcome["stage"] = self._enter("screening", configuration)
         # One less accurate that is faster is no reason to stop: the two do not compete for the same rank.
         limit_ns = self._best_ns(max(error, self.accurate)) * CLEARLY_SLOWER
         measurement = outcome["measurement"] = self.worker.measure(
@@ -329,6 +335,7 @@ class Study:
     def _record(self, trial: Trial) -> None:
         self.history.add_trial(self.id, trial)
         self._trials.append(trial)
+        self.progress.trying, self.progress.stage = None, ""
         self.progress.tried += 1
         self.progress.verdicts[trial.verdict] += 1
         if trial.measurement:

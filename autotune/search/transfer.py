@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from autotune.search.objective import Objective
     from autotune.space.problem import Problem
     from autotune.store.entries import StudyEntry
-    from autotune.store.history import History
+    from autotune.store.reading import HistoryReader
     from autotune.store.records import Trial
 
 MOST_STUDIES = 4
@@ -86,7 +86,7 @@ class FromHistory:
         stack: digest of the stack to be tuned under.
     """
 
-    history: History
+    history: HistoryReader
     device: Device
     stack: str
 

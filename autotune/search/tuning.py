@@ -17,7 +17,6 @@ from autotune.search.transfer import FromHistory, nearest
 from autotune.space.declared import OBJECTIVES
 from autotune.space.searchspace import SearchSpace
 from autotune.store.records import StudyKey, Verdict
-from autotune.store.snapshot import publish
 from autotune.workloads.registry import declaration
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from autotune.search.study import Progress
     from autotune.search.transfer import Source
     from autotune.space.problem import Problem
-    from autotune.store.history import History
+    from autotune.store.recorder import Recorder
     from autotune.store.records import Winner
     from autotune.worker.messages import Prepared
     from autotune.worker.worker import Worker
@@ -80,7 +79,7 @@ class Tuner:
     """Tunes problems on one device and publishes each winner as soon as it is proven.
 
     Args:
-        history: the record; this process is its writer.
+        history: the record.
         worker: where trials run; owned by the caller.
         device: the device under tuning.
         rules: margin and confidence of the final.
@@ -90,7 +89,7 @@ class Tuner:
 
     def __init__(
         self,
-        history: History,
+        history: Recorder,
         worker: Worker,
         device: Device,
         rules: Rules | None = None,
@@ -158,7 +157,7 @@ class Tuner:
             winner = study.run()
         finally:
             self._preparations.learn(problem, study.making_seconds)
-        publish(self.history, f"study {study.id}: {problem}")
+        self.history.publish(f"study {study.id}: {problem}")
         return winner
 
     def tune_all(

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from autotune.errors import DatabaseError
+from autotune.errors import DatabaseError, StateDirError
 from autotune.store.database import (
     DATABASE_ERRORS,
     connect,
@@ -25,7 +25,7 @@ from autotune.store.statedir import sync_file, sync_folder
 if TYPE_CHECKING:
     import sqlite3
 
-    from autotune.store.history import History
+    from autotune.store.reading import HistoryReader
     from autotune.store.statedir import StateDir
 
 KEPT = 7
@@ -33,6 +33,9 @@ KEPT = 7
 
 BACKUP_AGE_SECONDS = 24 * 3600.0
 """How old the newest backup may become before the next writer makes one."""
+
+LEAST_LEFT_BYTES = 64 * 2**20
+"""What a backup leaves free on the disk, which others may need more urgently."""
 
 _FRESH = ".history.db.new"
 
@@ -70,14 +73,18 @@ def check(path: str) -> Checked:
     return Checked(path, kind, version, status.st_size, tuple(found))
 
 
-def backup(history: History) -> str:
+def backup(history: HistoryReader, keep: int | None = KEPT) -> str:
     """Copy the history to a new file under `backups/`, read it back from end to end, and return its path.
 
     Only then is the oldest of too many deleted.
 
+    Args:
+        history: also while another process is its writer.
+        keep: backups that are kept, this one among them; None to delete none.
+
     Raises:
         DatabaseError: the history is damaged; earlier backups are kept.
-        StateDirError: the disk is full or the folder cannot be written.
+        StateDirError: there is not enough room on the disk, or the folder cannot be written.
     """
     folder = history.state.backups
     fresh = os.path.join(folder, _FRESH)
@@ -85,6 +92,7 @@ def backup(history: History) -> str:
     path = os.path.join(folder, f"history-{moment}.db")
     with told(path):
         _remove(fresh)
+        _require_room(history)
         try:
             # Unlike a copy of its pages, this is a file that anybody can open without a write-ahead log.
             history.connection.execute("VACUUM INTO ?", (fresh,))
@@ -96,17 +104,17 @@ def backup(history: History) -> str:
             sync_folder(folder)
         finally:
             _remove(fresh)
-        for old in backups(history.state)[KEPT:]:
+        for old in backups(history.state)[keep:] if keep else []:
             os.unlink(old)
     return path
 
 
-def backup_if_due(history: History) -> str | None:
+def backup_if_due(history: HistoryReader, keep: int | None = KEPT) -> str | None:
     """Back up a history that has trials and no backup of the last day; returns the path of a new backup."""
     newest = next(iter(backups(history.state)), None)
     if newest is not None and abs(time.time() - os.stat(newest).st_mtime) < BACKUP_AGE_SECONDS:
         return None
-    return backup(history) if history.rows("SELECT 1 FROM trial LIMIT 1") else None
+    return backup(history, keep) if history.rows("SELECT 1 FROM trial LIMIT 1") else None
 
 
 def backups(state: StateDir) -> list[str]:
@@ -187,6 +195,16 @@ def _snapshot_faults(connection: sqlite3.Connection) -> list[str]:
     if meta.get("choices") != str(choices):
         found.append(f"has {choices} choices, but says {meta.get('choices')}")
     return found
+
+
+def _require_room(history: HistoryReader) -> None:
+    needed = LEAST_LEFT_BYTES + os.path.getsize(history.state.history)
+    free = shutil.disk_usage(history.state.backups).free
+    if free < needed:
+        raise StateDirError(
+            f"{history.state.backups}: has room for {free >> 20} MiB, and a backup wants {needed >> 20} MiB; "
+            "free some space"
+        )
 
 
 def _fold_log(path: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
+from array import array
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
-from autotune.store.entries import Decision, DeviceEntry, Event, StackEntry, StudyEntry
+from autotune.store.entries import Decision, DeviceEntry, Event, StackEntry, Standing, StudyEntry
 from autotune.store.records import (
     Choice,
     Configuration,
@@ -45,12 +46,20 @@ def from_json(text: str) -> dict[str, Any]:
 
 def pack_samples(samples_ns: Iterable[int]) -> bytes:
     """Samples as a compact blob: zlib over little-endian int64, about 3 bytes a sample."""
-    return zlib.compress(np.asarray(tuple(samples_ns), dtype="<i8").tobytes())
+    return zlib.compress(_little_endian(array("q", samples_ns)).tobytes())
 
 
 def unpack_samples(blob: bytes) -> tuple[int, ...]:
     """The samples that `pack_samples` was given."""
-    return tuple(np.frombuffer(zlib.decompress(blob), dtype="<i8").tolist())
+    samples = array("q", zlib.decompress(blob))
+    return tuple(_little_endian(samples))
+
+
+def _little_endian(samples: array[int]) -> array[int]:
+    """The same numbers in the order of bytes that is stored, or back from it."""
+    if sys.byteorder == "big":
+        samples.byteswap()
+    return samples
 
 
 def trial_columns(study: int, trial: Trial) -> Columns:
@@ -164,6 +173,12 @@ def decision_of(row: Row, choices: Iterable[Choice]) -> Decision:
         **{name: row[name] for name in _WINNER_COLUMNS},
     )
     return Decision(row["id"], row["study"], winner, row["state"], row["changed_at"], row["note"])
+
+
+def standing_of(row: Row) -> Standing:
+    """The current winner of a row, in short."""
+    facts = {**dict(row), "dimensions": from_json(row["dimensions"]), "is_baseline": bool(row["is_baseline"])}
+    return Standing(**facts)
 
 
 def study_of(row: Row) -> StudyEntry:

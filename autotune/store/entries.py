@@ -75,6 +75,24 @@ class Decision(msgspec.Struct, frozen=True):
     note: str
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """A current winner in short: enough to say what is decided, how long ago, and what it gained.
+
+    Attributes:
+        is_baseline: whether nothing beat the baseline.
+        speedup: over the baseline, as proven.
+    """
+
+    workload: str
+    problem: str
+    dimensions: dict[str, int | str]
+    objective: str
+    stack: str
+    decided_at: float
+    is_baseline: bool
+    speedup: float
+
+
 class Generation(msgspec.Struct, frozen=True):
     """A published snapshot.
 

@@ -11,7 +11,7 @@ from autotune.errors import InternalError
 from autotune.store import schema
 from autotune.store.database import DATABASE_ERRORS, HISTORY_ID, connect, require, told
 from autotune.store.encoding import choice_columns, to_json, trial_columns, winner_columns
-from autotune.store.reading import HistoryReader
+from autotune.store.recorder import Recorder
 from autotune.store.statedir import READABLE_FILE
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _SUPERSEDE = """UPDATE winner SET state = 'superseded', changed_at = ?, note = ?
     WHERE state = 'current' AND device = ? AND stack = ? AND workload = ? AND problem = ? AND objective = ?"""
 
 
-class History(HistoryReader):
+class History(Recorder):
     """The history, to be read and written; `autotune.store.open_history` makes one.
 
     Attributes:
@@ -181,6 +181,16 @@ class History(HistoryReader):
                 {"decision": decision, "study": study_id, **detail},
             )
         return decision
+
+    def publish(self, reason: str) -> int:
+        """Publish all current winners to look-ups; returns the new generation's number.
+
+        Args:
+            reason: one line, kept with the generation.
+        """
+        from autotune.store.snapshot import publish
+
+        return publish(self, reason)
 
     def record_event(self, kind: str, subject: str, detail: Mapping[str, Any] | None = None) -> None:
         """Record that something happened."""

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from autotune import paths
-from autotune.errors import DatabaseError, StateError
+from autotune.config import load_settings
+from autotune.errors import DatabaseError, StateError, UsageError
 from autotune.store import statedir
 from autotune.store.backup import backup_if_due, check, newest_whole, replace_history
 from autotune.store.database import DATABASE_ERRORS, connect, faults, is_damage, one_line, require, told
@@ -161,7 +162,7 @@ def _open(state: StateDir, lock: WriterLock, notices: list[str]) -> History:
             history.record_event("restored", state.history, {"notice": notice})
         notices += _reconcile(history)
         try:
-            backup_if_due(history)
+            backup_if_due(history, _backups_kept())
         except StateError as error:  # the history works without
             notices.append(str(error))
         history.notices += notices
@@ -169,6 +170,14 @@ def _open(state: StateDir, lock: WriterLock, notices: list[str]) -> History:
         history.close()
         raise
     return history
+
+
+def _backups_kept() -> int | None:
+    """How many the operator wants; None, so that none is deleted, while the settings cannot be read."""
+    try:
+        return load_settings().retention.backups
+    except UsageError:
+        return None
 
 
 def _reconcile(history: History) -> list[str]:

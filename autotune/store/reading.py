@@ -15,6 +15,7 @@ from autotune.store.encoding import (
     event_of,
     from_json,
     stack_of,
+    standing_of,
     study_of,
     trial_of,
 )
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from autotune.space.problem import Problem
-    from autotune.store.entries import Decision, DeviceEntry, Event, StackEntry, StudyEntry
+    from autotune.store.entries import Decision, DeviceEntry, Event, StackEntry, Standing, StudyEntry
     from autotune.store.records import Configuration, StudyKey, Trial, Winner
     from autotune.store.statedir import StateDir
 
@@ -247,6 +248,16 @@ class HistoryReader:
             f"SELECT * FROM winner {where} ORDER BY decided_at DESC, id DESC LIMIT ?",
             *values,
             -1 if limit is None else limit,
+        )
+
+    def standing(self, device: str) -> list[Standing]:
+        """The current winners of a device under every stack, in short."""
+        return self.records(
+            standing_of,
+            """SELECT w.workload, w.problem, w.dimensions, w.objective, w.stack, w.decided_at, c.is_baseline,
+                c.speedup FROM winner w JOIN choice c ON c.winner = w.id AND c.rank = 0
+                WHERE w.state = 'current' AND w.device = ?""",
+            device,
         )
 
     def neighbours(self, device: str, problem: Problem, objective: str) -> list[Configuration]:

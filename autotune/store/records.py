@@ -1,15 +1,18 @@
 """The records that travel from the worker through the study into the history: all immutable.
 
 Times are in nanoseconds (`_ns`) or seconds (`_seconds`), sizes in bytes, moments in seconds since the epoch.
+
+NumPy is not imported here: the daemon's main process, which keeps the records, would hold a quarter more
+memory.
 """
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Any
 
 import msgspec
-import numpy as np
 
 Configuration = dict[str, Any]
 """One point of a search space: `implementation` first, then its qualifiers and kernel parameters."""
@@ -70,16 +73,23 @@ class Measurement(msgspec.Struct, frozen=True):
     @property
     def mean_ns(self) -> float:
         """Mean latency."""
-        return float(np.mean(self.samples_ns))
+        return sum(self.samples_ns) / len(self.samples_ns)
 
     @property
     def variation(self) -> float:
         """Coefficient of variation: standard deviation over mean."""
-        return float(np.std(self.samples_ns) / np.mean(self.samples_ns))
+        mean = self.mean_ns
+        return (
+            math.sqrt(math.fsum((one - mean) ** 2 for one in self.samples_ns) / len(self.samples_ns)) / mean
+        )
 
     def percentile_ns(self, q: float) -> float:
-        """The `q`-th percentile, 0 to 100."""
-        return float(np.percentile(self.samples_ns, q))
+        """The `q`-th percentile, 0 to 100, between samples by linear interpolation as NumPy does it."""
+        ordered = sorted(self.samples_ns)
+        position = (len(ordered) - 1) * q / 100
+        below = math.floor(position)
+        above = min(below + 1, len(ordered) - 1)
+        return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
 class Interval(msgspec.Struct, frozen=True):

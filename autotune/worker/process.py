@@ -16,6 +16,7 @@ from autotune import paths
 from autotune.errors import ConfigError, InternalError, TrialError
 from autotune.measure.memory import resident_bytes, says_out_of_memory
 from autotune.store.records import Verdict
+from autotune.worker.environment import environment
 from autotune.worker.framing import FrameBuffer, write_frame
 from autotune.worker.messages import MARKER
 
@@ -248,30 +249,6 @@ class Process:
     def _last_words(self) -> str:
         lines = [line.strip() for line in self._log.decode(errors="replace").splitlines() if line.strip()]
         return f"; last output: {lines[-1][:LONGEST_LINE]}" if lines else ""
-
-
-def environment() -> dict[str, str]:
-    """The worker's environment: the study's own, so that what is tuned is what serves.
-
-    Knobs that change speed (OMP_*, KMP_*, MKL_*, ...) are passed on untouched: they are part of the stack's
-    digest, and a worker that set its own would tune a stack that nobody serves with. That no contender finds
-    the threads spinning which another found asleep is the timer's affair.
-    """
-    ours = dict(os.environ)
-    # These concern the study's process alone: its systemd sockets and watchdog, its interpreter's home.
-    for name in (
-        "LISTEN_FDS",
-        "LISTEN_PID",
-        "LISTEN_FDNAMES",
-        "NOTIFY_SOCKET",
-        "WATCHDOG_PID",
-        "WATCHDOG_USEC",
-    ):
-        ours.pop(name, None)
-    ours.pop("PYTHONHOME", None)
-    ours.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(paths.cache_dir(), "inductor"))
-    ours.setdefault("TRITON_CACHE_DIR", os.path.join(paths.cache_dir(), "triton"))
-    return ours
 
 
 def _oom_kills() -> int:

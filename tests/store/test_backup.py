@@ -14,6 +14,7 @@ from autotune.errors import DatabaseError
 from autotune.store import open_history
 from autotune.store.backup import BACKUP_AGE_SECONDS, KEPT, backup, backups, check, newest_whole
 from autotune.store.snapshot import publish
+from autotune.store.statedir import StateDir
 from tests.store.damage import break_a_page
 from tests.store.factories import promote
 
@@ -115,3 +116,26 @@ def test_a_check_of_what_is_no_file_is_told_in_one_line(state: Path) -> None:
         check(str(state / "history.db"))
     with pytest.raises(DatabaseError, match="is not a regular file"):
         check(str(state))
+
+
+def test_a_writer_keeps_as_many_backups_as_the_settings_say(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And deletes none while the settings cannot be read."""
+    config = tmp_path / "config.toml"
+    monkeypatch.setenv("AUTOTUNE_CONFIG", str(config))
+    with open_history(str(state)) as history:
+        promote(history)
+        made = [backup(history, keep=None) for _ in range(KEPT + 2)]
+    for text, kept in (
+        ("retention = 1", KEPT + 3),
+        ("[retention]\nbackups = 9", 9),
+        ("[retention]\nbackups = 2", 2),
+    ):
+        config.write_text(text)
+        yesterday = time.time() - BACKUP_AGE_SECONDS - 60
+        for path in backups(StateDir(str(state))):
+            os.utime(path, (yesterday, yesterday))
+        with open_history(str(state)) as history:
+            assert kept == len(backups(history.state))
+    assert not any(map(os.path.exists, made))

@@ -1,18 +1,19 @@
-"""The worker that commands run trials in, as the settings say."""
+"""The worker that the settings describe."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from autotune.worker.worker import Worker
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autotune.config import Settings
+    from autotune.config import WorkerSettings
     from autotune.fingerprint import Device
-    from autotune.worker.worker import Worker
 
 
-def make_worker(settings: Settings, device: Device, modules: Sequence[str] = ()) -> Worker:
+def configured_worker(settings: WorkerSettings, device: Device, modules: Sequence[str] = ()) -> Worker:
     """A worker for a device; its process starts at the first call.
 
     Args:
@@ -20,12 +21,10 @@ def make_worker(settings: Settings, device: Device, modules: Sequence[str] = ())
         device: whose memory the cap is a share of.
         modules: more modules that register workloads.
     """
-    from autotune.worker.worker import Worker
-
     return Worker(
-        python=settings.worker.interpreter,
+        python=settings.interpreter,
         device=device.kind if device.kind == "cpu" else f"{device.kind}:{device.index}",
-        modules=[*settings.worker.modules, *modules],
-        memory_bytes=settings.worker.memory_limit(int(device.facts["memory_bytes"])),
-        limits=settings.worker.limits,
+        modules=[*settings.modules, *modules],
+        memory_bytes=settings.memory_limit(int(device.facts["memory_bytes"])),
+        limits=settings.limits,
     )

@@ -1,0 +1,1 @@
+"""The background service: what it watches, when it tunes, and how it makes room."""

@@ -1,0 +1,136 @@
+"""The control socket's language, and its caller's side: what `autotune status`, `pause` and others use.
+
+A stream socket whose messages are JSON objects, each preceded by its length. One question, one answer; that
+to a question which asks to wait comes when the devices are free.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import msgspec
+
+from autotune import paths
+from autotune.errors import InternalError, StateError, UsageError
+from autotune.worker.framing import read_frame, write_frame
+
+SOCKET_NAME = "control.sock"
+LARGEST_QUESTION = 1 << 20
+"""Bytes: a plan of a thousand problems is 200 KB."""
+
+
+class _Question(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """A question; its tag is the class's name."""
+
+
+class Status(_Question, frozen=True):
+    """How the daemon is; see `autotune.daemon.report`."""
+
+
+class Requests(_Question, frozen=True):
+    """What was requested, and what is worked on in which order."""
+
+
+class Pause(_Question, frozen=True):
+    """Take a lease.
+
+    Attributes:
+        device: a device's name, or `all`.
+        seconds: after which it ends; None: not by itself.
+        wait: whether to answer only once nothing of ours is on the device.
+        held: whether the lease ends with the process that asks.
+        reason: for people.
+    """
+
+    device: str = "all"
+    seconds: float | None = None
+    wait: bool = False
+    held: bool = False
+    reason: str = ""
+
+
+class Resume(_Question, frozen=True):
+    """End leases that no process holds, or the one that is named.
+
+    Attributes:
+        device: only those that name it.
+        lease: this one, whoever holds it.
+        reason: only those with this reason.
+    """
+
+    device: str | None = None
+    lease: str | None = None
+    reason: str | None = None
+
+
+class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A problem that an operator wants tuned."""
+
+    workload: str
+    dimensions: dict[str, int | str]
+
+
+class Ask(_Question, frozen=True):
+    """Tune problems before all else."""
+
+    problems: list[Wanted]
+    objective: str = "latency"
+    max_error: float | None = None
+    again: bool = False
+
+
+Question = Status | Requests | Pause | Resume | Ask
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the daemon answers.
+
+    Attributes:
+        content: what was asked for.
+        refusal: why it was not done, one line; empty if it was.
+    """
+
+    content: Any = None
+    refusal: str = ""
+
+
+class NoDaemonError(StateError):
+    """No daemon listens."""
+
+
+def socket_path() -> str:
+    """Where the daemon listens."""
+    return os.path.join(paths.runtime_dir(), SOCKET_NAME)
+
+
+def ask(question: Question) -> Any:
+    """What the daemon answers.
+
+    Raises:
+        NoDaemonError: none listens.
+        StateError: this user may not ask it, or it went away.
+        UsageError: it refused.
+    """
+    path = socket_path()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            raise NoDaemonError(f"{path}: no daemon listens; start one with 'autotune daemon'") from None
+        except OSError as error:
+            raise StateError(
+                f"{path}: {error.strerror}; expected a member of the group in [daemon] group, or root"
+            ) from None
+        try:
+            write_frame(connection.fileno(), msgspec.json.encode(question))
+            frame = read_frame(connection.fileno())
+        except (OSError, InternalError):
+            frame = None
+    if frame is None:
+        raise StateError(f"{path}: the daemon went away without an answer; see its log")
+    answer = msgspec.json.decode(frame, type=Answer)
+    if answer.refusal:
+        raise UsageError(answer.refusal)
+    return answer.content

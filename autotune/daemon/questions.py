@@ -1,0 +1,109 @@
+"""Answering what is asked over the control socket."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from autotune.daemon import control
+from autotune.daemon.lease import ALL
+from autotune.daemon.report import requests_report, status_report
+from autotune.errors import UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from autotune.daemon.control_server import Connection
+    from autotune.daemon.lease import Lease
+    from autotune.daemon.service import Service
+    from autotune.daemon.supervisor import Supervisor
+
+logger = logging.getLogger("autotune.daemon")
+
+
+class Questions:
+    """Answers questions.
+
+    Args:
+        service: that they are about.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def handle(self, question: control.Question, connection: Connection) -> None:
+        """Answer a question, now or later.
+
+        Raises:
+            AutotuneError: it is refused.
+        """
+        match question:
+            case control.Status():
+                connection.answer(status_report(self._service))
+            case control.Requests():
+                connection.answer(requests_report(self._service))
+            case control.Pause():
+                self._pause(question, connection)
+            case control.Resume():
+                connection.answer({"ended": [lease.id for lease in self._resume(question)]})
+            case control.Ask():
+                connection.answer({"asked": self._ask(question)})
+
+    def _pause(self, question: control.Pause, connection: Connection) -> None:
+        covered = self._covered(question.device)
+        if question.seconds is not None and not question.seconds > 0:
+            raise UsageError(f"a lease of {question.seconds:g} s; expected more than none")
+        peer = connection.peer
+        lease = self._service.leases.take(
+            question.device,
+            user=peer.user,
+            reason=question.reason,
+            seconds=question.seconds,
+            holder=peer.pid if question.held else None,
+        )
+        told = {"lease": lease.id, "device": lease.device, "user": peer.user, "why": lease.reason}
+        logger.info("lease taken", extra=told)
+        waiting = [supervisor for supervisor in covered if question.wait]
+
+        def free() -> None:
+            if all(supervisor.free for supervisor in waiting):
+                connection.answer({"lease": lease.id, "device": lease.device})
+
+        for supervisor in waiting:
+            supervisor.when_free(free)
+        if not waiting:
+            free()
+
+    def _resume(self, question: control.Resume) -> list[Lease]:
+        leases, lease = self._service.leases, question.lease
+        if lease is not None:
+            if not any(held.id == lease for held in leases):
+                raise UnknownNameError("lease", lease, [held.id for held in leases])
+            return leases.release([lease])
+        if question.device is not None:
+            self._covered(question.device)
+        # What a process holds ends with it, not with the next `resume` that somebody types.
+        loose = [held for held in leases if held.holder is None]
+        meant = [
+            held.id
+            for held in loose
+            if question.device in (None, held.device) and question.reason in (None, held.reason)
+        ]
+        return leases.release(meant)
+
+    def _covered(self, device: str) -> list[Supervisor]:
+        supervisors = self._service.supervisors
+        if device != ALL and device not in supervisors:
+            raise UnknownNameError("device of the daemon", device, [ALL, *supervisors])
+        return [one for one in supervisors.values() if device in (ALL, one.name)]
+
+    def _ask(self, question: control.Ask) -> int:
+        """Note what an operator wants tuned: on the CPU, as the command line's own `tune` does."""
+        service = self._service
+        supervisor = service.supervisors.get("cpu") or service.device_of(None)
+        if supervisor is None:
+            raise UsageError("the daemon has no device to tune on; see [daemon] devices")
+        for wanted in question.problems:
+            service.agenda.note_order(supervisor, wanted, question)
+        service.book_changed()
+        supervisor.forgive()
+        supervisor.step()
+        return len(question.problems)

@@ -1,0 +1,414 @@
+"""The daemon's main process: it owns the history, watches devices, and has study processes search.
+
+It imports neither torch nor triton nor optuna, so that it costs a node next to nothing while there is
+nothing to do. Everything happens in one thread, in callbacks of the loop; see `supervisor` for what happens
+on a device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from autotune import paths
+from autotune.daemon import control, logs, messages, requests
+from autotune.daemon.agenda import Agenda
+from autotune.daemon.calendar import Calendar, Windows
+from autotune.daemon.care import NightlyCare
+from autotune.daemon.control_server import ControlServer
+from autotune.daemon.exposition import Health
+from autotune.daemon.lease import Leases
+from autotune.daemon.loop import Loop, Timer
+from autotune.daemon.metrics import Metrics
+from autotune.daemon.notify import Notifier
+from autotune.daemon.questions import Questions
+from autotune.daemon.request_book import RequestBook
+from autotune.daemon.supervisor import Office, State, Supervisor
+from autotune.daemon.watched import watched_devices
+from autotune.errors import (
+    AutotuneError,
+    DatabaseError,
+    StateDirError,
+    StateError,
+    UsageError,
+)
+from autotune.lookup.request import SOCKET_NAME as REQUEST_SOCKET
+from autotune.store.opening import open_history
+from autotune.store.schema import latest_version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from autotune.config import Settings
+    from autotune.daemon.work import Item
+    from autotune.store.history import History
+
+logger = logging.getLogger("autotune.daemon")
+
+SAVE_SECONDS = 5.0
+"""How long requests may be in memory alone: a crash loses wishes, which are asked again."""
+RETRY_SECONDS = 60.0
+"""How soon a write that failed, or a history that could not be opened, is tried again."""
+STOP_SECONDS = 1.5
+"""After which the daemon ends, whatever has not ended yet: the service manager would wait no longer."""
+LIVE_SECONDS = 2.0
+"""Within which the loop must answer to count as alive."""
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class Service:
+    """The daemon.
+
+    Args:
+        settings: what the operator decided.
+        load: reads the settings anew.
+
+    Attributes:
+        supervisors: by device.
+        leases: that are held.
+        started_at: seconds since the epoch.
+        last_error: the last thing that went wrong, one line; empty if nothing did.
+
+    Raises:
+        HistoryLockedError: another process is the writer of the history.
+        StateError: the state folder or a socket cannot be used.
+    """
+
+    def __init__(self, settings: Settings, load: Callable[[], Settings]) -> None:
+        self.settings = settings
+        self.started_at = time.time()
+        self.last_error = ""
+        self._load = load
+        self._stopping = False
+        self._saving: Timer | None = None
+        # What a study process leaves behind becomes ours, so that we can end it and see it end.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _migrate_apart()
+        self._history: History | None = open_history()
+        try:
+            self._begin(self._history)
+        except BaseException:
+            self._history.close()
+            raise
+
+    def _begin(self, history: History) -> None:
+        settings, state = self.settings, history.state
+        for notice in history.notices:
+            logger.warning(notice)
+        self.loop = Loop(self._callback_failed)
+        self.calendar = Calendar(self.loop)
+        self.notifier = Notifier()
+        self.metrics = Metrics()
+        self.supervisors: dict[str, Supervisor] = {}
+        self.leases = Leases(os.path.join(state.path, "leases.json"), self.loop, self._leases_changed)
+        self.book = RequestBook(os.path.join(state.path, "requests.json"), settings.requests)
+        for notice in filter(None, (self.leases.notice, self.book.notice)):
+            logger.warning(notice)
+        self.agenda = Agenda(self.book, self.loop, self._step_all)
+        folder = paths.runtime_dir()
+        self.control = ControlServer(
+            os.path.join(folder, control.SOCKET_NAME),
+            settings.daemon.group,
+            self.loop,
+            Questions(self).handle,
+        )
+        self.requests = requests.RequestSocket(
+            os.path.join(folder, REQUEST_SOCKET),
+            settings.requests,
+            self.loop,
+            self._wished,
+            self.metrics.request,
+        )
+        office = Office(
+            loop=self.loop,
+            leases=self.leases,
+            metrics=self.metrics,
+            history=lambda: self._history,
+            begin=self._begin_of,
+            choose=self.agenda.choose,
+            finished=self._finished,
+            known=self._refresh,
+            decided=self._refresh,
+            unwritten=self._history_failed,
+            told=self._tell,
+        )
+        self.care = NightlyCare(self.loop, lambda: self._history, lambda: self.settings, self.note_error)
+        self._devices, found = watched_devices(settings, office)
+        history.record_devices(self._devices)
+        self.supervisors.update({one.name: one for one in found})
+        self.agenda.serve(settings, history, list(self.supervisors.values()))
+        self._set_calendar()
+        self.metrics.leases(len(self.leases))
+        self.metrics.requests_waiting(len(self.book))
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        self.loop.on_signal(signal.SIGTERM, self.stop)
+        self.loop.on_signal(signal.SIGINT, self.stop)
+        self.loop.on_signal(signal.SIGHUP, self.reload)
+        self.calendar.start()
+        self.metrics.start(self.settings.metrics, self._health)
+        self._feed_watchdog()
+        names = ", ".join(self.supervisors) or "no device"
+        logger.info("started", extra={"devices": names, "history": paths.state_dir()})
+        self._step_all()
+        self.notifier.ready(self.status_line())
+        self.loop.run()
+        self._end()
+
+    def stop(self) -> None:
+        """Make room on all devices, and end, within `STOP_SECONDS` however often it is asked."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self.notifier.stopping("ending")
+        logger.info("ending")
+        self.loop.later(STOP_SECONDS, self.loop.stop)
+        for supervisor in self.supervisors.values():
+            supervisor.close()
+            supervisor.when_free(self._stop_if_free)
+        self._stop_if_free()
+
+    def reload(self) -> None:
+        """Read the settings again; a mistake in them leaves the present ones in force."""
+        if self._stopping:
+            return
+        self.notifier.reloading()
+        try:
+            settings = self._load()
+            windows = Windows.of(settings.gate)
+        except AutotuneError as error:
+            self.note_error(f"settings are kept as they were: {error}")
+        else:
+            self._apply(settings, windows)
+            logger.info("settings read again")
+        self.notifier.ready(self.status_line())
+
+    def status_line(self) -> str:
+        """One line for the service manager."""
+        states = "; ".join(supervisor.status() for supervisor in self.supervisors.values())
+        return states or "no device to tune on"
+
+    def note_error(self, message: str) -> None:
+        """Log an error, and remember it for `autotune status`."""
+        self.last_error = message
+        self.metrics.error(message)
+        logger.error(message)
+
+    def _apply(self, settings: Settings, windows: Windows) -> None:
+        before, self.settings = self.settings, settings
+        logging.getLogger("autotune").setLevel(settings.daemon.log_level.upper())
+        if settings.daemon.devices != before.daemon.devices:
+            logger.warning("[daemon] devices: the new list holds from the next start on")
+        self.book.settings = self.requests.rates.settings = settings.requests
+        if settings.daemon.group != before.daemon.group:
+            self.control.let_in(settings.daemon.group)
+        for supervisor in self.supervisors.values():
+            supervisor.adopt(settings, windows)
+        if self._history is not None:
+            self.agenda.serve(settings, self._history, list(self.supervisors.values()))
+        if settings.metrics != before.metrics:
+            self.metrics.start(settings.metrics, self._health)
+        self._set_calendar()
+        self._step_all()
+
+    def _set_calendar(self) -> None:
+        """A look at what is due each hour and whenever a window opens; nightly care of the history."""
+        self.calendar.drop("window")
+        gate = self.settings.gate
+        for place, window in enumerate(gate.windows):
+            self.calendar.cron(f"window {place}", window.start, gate.time_zone, self._step_all)
+        self.calendar.every("round", 1.0, self._round)
+        self.calendar.cron("nightly", self.settings.retention.nightly, gate.time_zone, self.care.begin)
+
+    def _round(self) -> None:
+        """Notice an upgraded stack and what is due for re-verification."""
+        self.agenda.look_again()
+        self._step_all()
+
+    def _step_all(self) -> None:
+        for supervisor in self.supervisors.values():
+            supervisor.step()
+
+    def _tell(self) -> None:
+        if not self._stopping:
+            self.notifier.status(self.status_line())
+
+    def _begin_of(self, supervisor: Supervisor) -> messages.Begin:
+        settings = self.settings
+        return messages.Begin(
+            supervisor.name, paths.state_dir(), settings.worker, settings.measure, settings.study
+        )
+
+    def _finished(self, supervisor: Supervisor, item: Item, ended: messages.Ended) -> None:
+        self.agenda.finished(supervisor, item, ended, self.settings.daemon.retry_seconds)
+        self.book_changed()
+
+    def _refresh(self, supervisor: Supervisor) -> None:
+        """A winner was promoted, or the stack is known now."""
+        self.metrics.disk_full(False)
+        if self._history is not None:
+            self.agenda.refresh(supervisor, self._history)
+
+    def _leases_changed(self) -> None:
+        self.metrics.leases(len(self.leases))
+        self._step_all()
+
+    def _wished(self, wish: requests.Wish) -> bool:
+        """Take a wish, if it concerns a device of ours."""
+        supervisor = self.device_of(wish.device)
+        if supervisor is None:
+            return False
+        try:
+            new = self.agenda.note_wish(supervisor, wish)
+        except UsageError:
+            return False
+        if new:
+            self.book_changed()
+            if supervisor.state is State.IDLE:
+                supervisor.step()
+        return True
+
+    def device_of(self, name: str | None) -> Supervisor | None:
+        """The device that a request is about: by name or digest; without either, the default one."""
+        if name is None:
+            return next(iter(self.supervisors.values()), None)
+        found = (one for one in self.supervisors.values() if name in (one.name, one.device.digest))
+        return self.supervisors.get("cuda:0" if name == "cuda" else name) or next(found, None)
+
+    def book_changed(self) -> None:
+        """See to it that the requests are written down before long."""
+        self.metrics.requests_waiting(len(self.book))
+        if self.book.changed and (self._saving is None or not self._saving.waiting):
+            self._saving = self.loop.later(SAVE_SECONDS, self._save)
+
+    def _save(self) -> None:
+        try:
+            self.book.save()
+            self.metrics.disk_full(False)
+        except StateDirError as error:
+            self._not_written(error)
+            self._saving = self.loop.later(RETRY_SECONDS, self._save)
+
+    def _history_failed(self, error: StateError) -> None:
+        """A record could not be kept; a damaged history is opened anew, which restores it from its backup."""
+        self._not_written(error)
+        if isinstance(error, DatabaseError) and self._history is not None:
+            damaged, self._history = self._history, None
+            damaged.close()
+            for supervisor in self.supervisors.values():
+                supervisor.make_room("history")
+            self.loop.post(self._reopen)
+
+    def _reopen(self) -> None:
+        try:
+            history = open_history()
+        except StateError as error:
+            self.note_error(str(error))
+            self.loop.later(RETRY_SECONDS, self._reopen)
+            return
+        self._history = history
+        for notice in history.notices:
+            logger.warning(notice)
+        history.record_devices(self._devices)
+        for supervisor in self.supervisors.values():
+            self.agenda.refresh(supervisor, history)
+        self._step_all()
+
+    def _not_written(self, error: StateError) -> None:
+        self.metrics.disk_full(_is_full(self._history.state.path if self._history else paths.state_dir()))
+        self.note_error(str(error))
+
+    def _callback_failed(self, error: Exception) -> None:
+        if isinstance(error, StateError):
+            self._history_failed(error)
+            return
+        message = f"{type(error).__name__}: {error}"
+        self.last_error = message
+        self.metrics.error(message)
+        logger.error(message, exc_info=error)
+
+    def _health(self) -> Health:
+        """How the daemon is; called from another thread, so the loop itself is asked."""
+        turned = threading.Event()
+        self.loop.post(turned.set)
+        live = turned.wait(LIVE_SECONDS)
+        if not live:
+            return Health(False, False, "the main loop does not turn")
+        if self._stopping or self._history is None:
+            return Health(True, False, "ending" if self._stopping else "the history cannot be opened")
+        return Health(True, True, self.status_line())
+
+    def _feed_watchdog(self) -> None:
+        seconds = self.notifier.watchdog_seconds
+        if seconds is not None:
+            self.notifier.watchdog()
+            self.loop.later(seconds, self._feed_watchdog)
+
+    def _stop_if_free(self) -> None:
+        if all(supervisor.free for supervisor in self.supervisors.values()):
+            self.loop.stop()
+
+    def _end(self) -> None:
+        self.care.close()
+        self.requests.close()
+        self.control.close()
+        self.calendar.close()
+        try:
+            self.book.save()
+        except StateDirError as error:
+            logger.error(str(error))
+        if self._history is not None:
+            self._history.close()
+        self.metrics.stop()
+        self.loop.close()
+        logger.info("ended")
+
+
+def serve(log_format: str = "") -> None:
+    """Run the daemon until it is told to end.
+
+    Args:
+        log_format: `journal`, `text` or `json`; by default what suits where standard error leads.
+
+    Raises:
+        ConfigError: the settings are wrong.
+        HistoryLockedError: another process is the writer of the history.
+        StateError: the state folder or a socket cannot be used.
+    """
+    from autotune.config import load_settings
+
+    settings = load_settings()
+    logs.configure(log_format, settings.daemon.log_level)
+    Service(settings, load_settings).run()
+
+
+def _migrate_apart() -> None:
+    """Make the history, or bring it to the newest schema, in a process of its own.
+
+    What applies the steps imports more than all the rest of the daemon, and is needed once in the life of a
+    history. Should it fail, opening the history says why.
+    """
+    try:
+        with open(os.path.join(paths.state_dir(), "history.db"), "rb") as file:
+            version = int.from_bytes(file.read(64)[60:64], "big")  # sqlite.org/fileformat.html: user version
+    except OSError:
+        version = 0
+    if version < latest_version():
+        script = "from autotune.store import open_history; open_history().close()"
+        subprocess.run([sys.executable, "-P", "-c", script], stderr=subprocess.DEVNULL, check=False)
+
+
+def _is_full(folder: str) -> bool:
+    try:
+        space = os.statvfs(folder)
+    except OSError:
+        return False
+    return space.f_bavail * space.f_frsize < 1 << 20

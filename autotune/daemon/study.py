@@ -1,0 +1,111 @@
+"""The study process: it searches on one device, and has the daemon keep what it finds.
+
+`python -m autotune.daemon.study SOCKET DAEMON`, both numbers; only the daemon starts it. It may be killed at
+any moment, and dies with the daemon; its worker dies with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from autotune.daemon import messages
+from autotune.daemon.remote_history import Channel, DaemonGone, RemoteHistory
+from autotune.errors import AutotuneError, ConfigError, InternalError, TrialError, UsageError
+
+if TYPE_CHECKING:
+    from autotune.search.study import Progress
+    from autotune.search.tuning import Tuner
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> int:
+    """Serve the daemon until it says `Finish` or is gone; returns the exit status.
+
+    Args:
+        arguments: the descriptor of the socket to the daemon, and the daemon's process id.
+    """
+    descriptor, daemon = int(arguments[0]), int(arguments[1])
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != daemon:
+        return 1
+    channel = Channel(descriptor)
+    try:
+        begin = channel.hear()
+        if not isinstance(begin, messages.Begin):
+            raise InternalError(f"the daemon began with {type(begin).__name__}; expected Begin")
+        _serve(channel, begin)
+    except DaemonGone:
+        return 1
+    except AutotuneError as error:
+        channel.tell(messages.Broken(str(error)))
+        return error.exit_code
+    return 0
+
+
+def _serve(channel: Channel, begin: messages.Begin) -> None:
+    from autotune.fingerprint import device_named
+    from autotune.measure.comparison import Rules
+    from autotune.search.tuning import Tuner
+    from autotune.store import read_history
+    from autotune.worker.configured import configured_worker
+    from autotune.workloads.registry import import_module, workload_names
+
+    for module in begin.worker.modules:
+        import_module(module)
+    device = device_named(begin.device)
+    rules = Rules(margin=begin.measure.margin, confidence=begin.measure.confidence)
+    with (
+        RemoteHistory(read_history(begin.state_dir), channel) as history,
+        configured_worker(begin.worker, device) as worker,
+    ):
+        tuner = Tuner(history, worker, device, rules)
+        channel.tell(messages.Ready(tuner.stack, tuple(workload_names())))
+        while True:
+            match channel.hear():
+                case messages.Work() as work:
+                    channel.tell(_ended(tuner, work, begin, channel))
+                case messages.Finish():
+                    return
+                case other:
+                    raise InternalError(f"the daemon said {type(other).__name__}; expected Work or Finish")
+
+
+def _ended(tuner: Tuner, work: messages.Work, begin: messages.Begin, channel: Channel) -> messages.Ended:
+    """Do one piece of work."""
+    from autotune.search.study import Budget
+    from autotune.search.tuning import Goal
+    from autotune.workloads.registry import declaration
+
+    try:
+        problem = declaration(work.workload).problem(work.dimensions)
+        goal = Goal(work.objective, work.max_error)
+        winner = None if work.again else tuner.decided(problem, goal)
+        fresh = winner is None
+        if winner is None:
+            trials = begin.study.trials if work.trials is None else work.trials
+            budget = Budget(work.seconds, trials, begin.measure.screen_seconds, begin.measure.final_share)
+            winner = tuner.tune(problem, goal, budget, lambda now: channel.tell(_progressed(now)))
+    except ConfigError:  # the worker's interpreter no longer starts: that is not the problem's fault
+        raise
+    except UsageError as error:
+        return messages.Ended(refusal=str(error))
+    except TrialError as error:
+        return messages.Ended(key=problem.key, failure=f"the baseline failed: {error}")
+    best = winner.choices[0]
+    speedup = best.proof.against_baseline.ratio
+    return messages.Ended(problem.key, fresh, best.is_baseline, best.latency_ns, speedup)
+
+
+def _progressed(now: Progress) -> messages.Progressed:
+    return messages.Progressed(
+        now.problem, now.phase, now.possible, now.tried, now.best_ns, now.baseline_ns, now.trying, now.stage
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

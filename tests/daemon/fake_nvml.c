@@ -1,0 +1,48 @@
+/* libnvidia-ml.so.1 as one H200 would answer. Its mood is read from the file FAKE_NVML at every call:
+   "idle", "foreign", "lost", "hang" or "uninitialized". */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef int Return;
+enum { OK = 0, NOT_INITIALIZED = 1, NOT_SUPPORTED = 3, SMALL = 7, DRIVER = 9, LOST = 15 };
+
+static int is(const char *mood) {
+  char found[32] = "";
+  FILE *file = fopen(getenv("FAKE_NVML"), "r");
+  if (file) { if (fscanf(file, "%31s", found) != 1) found[0] = 0; fclose(file); }
+  return strcmp(found, mood) == 0;
+}
+static Return answer(void) {
+  while (is("hang")) usleep(10000);
+  return is("lost") ? LOST : OK;
+}
+
+Return nvmlInit_v2(void) { return is("uninitialized") ? DRIVER : answer(); }
+Return nvmlInitWithFlags(unsigned flags) { (void)flags; return nvmlInit_v2(); }
+Return nvmlShutdown(void) { return OK; }
+const char *nvmlErrorString(Return code) { return code == LOST ? "GPU is lost" : code == DRIVER ? "Driver Not Loaded" : "Not Supported"; }
+Return nvmlSystemGetDriverVersion(char *to, unsigned n) { snprintf(to, n, "580.95.05"); return OK; }
+Return nvmlDeviceGetCount_v2(unsigned *count) { *count = 1; return answer(); }
+Return nvmlDeviceGetHandleByIndex_v2(unsigned i, void **device) { (void)i; *device = (void *)1; return answer(); }
+Return nvmlDeviceGetName(void *d, char *to, unsigned n) { (void)d; snprintf(to, n, "NVIDIA H200"); return answer(); }
+Return nvmlDeviceGetCudaComputeCapability(void *d, int *major, int *minor) { (void)d; *major = 9; *minor = 0; return answer(); }
+Return nvmlDeviceGetNumGpuCores(void *d, unsigned *cores) { (void)d; *cores = 16896; return answer(); }
+Return nvmlDeviceGetMemoryInfo(void *d, unsigned long long *info) {
+  (void)d; info[0] = 143771ull << 20; info[2] = 600ull << 20; info[1] = info[0] - info[2]; return answer();
+}
+Return nvmlDeviceGetComputeRunningProcesses_v3(void *d, unsigned *count, unsigned long long *infos) {
+  (void)d;
+  Return code = answer();
+  if (code) return code;
+  unsigned there = is("foreign"), room = *count;
+  *count = there;
+  if (!there) return OK;
+  if (!infos || room < there) return SMALL;
+  memset(infos, 0, 24);
+  ((unsigned *)infos)[0] = 1;
+  infos[1] = 5ull << 20;
+  return OK;
+}
+Return nvmlDeviceGetTemperature(void *d, int sensor, unsigned *degrees) { (void)d; (void)sensor; *degrees = 40; return answer(); }
