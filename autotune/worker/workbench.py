@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from autotune.errors import AutotuneError, InternalError, TrialError
+from autotune.errors import AutotuneError, InternalError, TrialError, UsageError
 from autotune.fingerprint.cpu import cpu_facts
 from autotune.measure.comparison import compare
 from autotune.measure.correctness import check, checksum
@@ -145,7 +145,10 @@ class Workbench:
                 start = time.perf_counter()
                 # Tensors of its own on the same storage: what the build keeps can be told from what we hold.
                 weights = {name: weight.detach() for name, weight in self._weights.items()}
-                kernel = self._workload.build(problem, request.configuration, weights)
+                try:
+                    kernel = self._workload.build(problem, request.configuration, weights)
+                except UsageError as error:  # what this machine lacks, only this one needs
+                    raise TrialError(Verdict.COMPILE_ERROR, one_line(error)) from None
                 del weights
             with _failing_as(Verdict.CRASHED):
                 call_seconds = _seconds(kernel, arguments)

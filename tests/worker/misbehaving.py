@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from autotune.errors import UsageError
 from autotune.workloads.base import Cost, Workload
 from autotune.workloads.registry import register
 
@@ -77,6 +78,10 @@ def compiles_late(w):
 
 def does_not_build(w):
     raise ValueError("tile of 48 is no power of two\nand more lines")
+
+
+def lacks_a_compiler(w):
+    raise UsageError("native kernels need a C++ compiler, and none is on PATH")
 
 
 def exits_while_building(w):

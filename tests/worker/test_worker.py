@@ -45,6 +45,7 @@ DURING_CHECK = {
 
 DURING_BUILD = {
     "does_not_build": ("compile_error", "ValueError: tile of 48 is no power of two"),
+    "lacks_a_compiler": ("compile_error", "native kernels need a C++ compiler"),
     "exits_while_building": ("crashed", "build: exited with status 3"),
     "raises_at_once": ("crashed", "RuntimeError: no kernel image is available"),
     "changes_its_input": ("wrong", "changed its inputs"),
