@@ -14,14 +14,18 @@ Methods (`--only` takes the names, comma-separated):
     transfer     our sampler, given the cold searches of the same seed on the other devices of the same kernel
     recorded     the same, but given everything that was ever measured on those devices
     shuffled     as transfer, but the times of those searches are shuffled: a prior that misleads
+    foreign      our sampler, given the cold searches of the same seed on another kernel (the next by name),
+                 whose parameters are taken for this kernel's in their order: else they would say nothing
     tpe gp       Optuna's samplers over categorical parameters, what is invalid or failed told as pruned
     random       valid configurations in random order
     kt-ga kt-greywolf kt-vndx      Kernel Tuner in simulation mode, where it is installed
 
 Printed per landscape and overall: best / optimum after 10, 25, 50, 100 and 200 evaluations, median over seeds
 (and 90th percentile); the share of runs that end within 5 % of the optimum; the field's score P (0 is random
-search, 1 the optimum at once; see `Landscape.score`); proposals per evaluation; milliseconds of the search's
-own per proposal. Overall: geometric mean of the ratios, arithmetic mean of the rest.
+search, 1 the optimum at once; see `Landscape.scores`) and its standard error over seeds; proposals per useful
+evaluation; milliseconds of processor time per proposal (median over seeds). Overall: geometric mean of the
+ratios, arithmetic mean of the rest. A second table has the evaluations until the overall ratio is within 20,
+10, 5, 2 and 1 %: what a misleading prior costs is the difference from the cold search there.
 
 Every run is stored as it ends under --results, so that a long comparison can be stopped and resumed; what was
 stored is used again unless the landscape or the code of our sampler has changed.
@@ -56,7 +60,7 @@ if TYPE_CHECKING:
     Prior = list[tuple[Path, list[int] | None]]
 
 SHIPPED = Path(__file__).parent / "landscapes"
-INFORMED = ("transfer", "recorded", "shuffled")
+INFORMED = ("transfer", "recorded", "shuffled", "foreign")
 OURS = ("cold", *INFORMED)
 
 
@@ -120,6 +124,14 @@ def _siblings(path: Path, files: Sequence[Path]) -> list[Path]:
     return [other for other in files if other != path and _name(other).split("__")[0] == kernel]
 
 
+def _strangers(path: Path, files: Sequence[Path]) -> list[Path]:
+    """All devices' landscapes of the next kernel by name, the first after the last; none for an only one."""
+    kernels = sorted({_name(file).split("__")[0] for file in files})
+    kernel = _name(path).split("__")[0]
+    following = kernels[(kernels.index(kernel) + 1) % len(kernels)]
+    return [file for file in files if _name(file).split("__")[0] == following != kernel]
+
+
 def _due(
     method: str, files: Sequence[Path], seeds: int, evaluations: int, store: Store
 ) -> Iterator[tuple[Path, int, Prior]]:
@@ -130,10 +142,10 @@ def _due(
                 continue
             prior: Prior = []
             if method in INFORMED:
-                for sibling in _siblings(path, files):
-                    cold = store.get("cold", sibling, seed, evaluations)
+                for other in (_strangers if method == "foreign" else _siblings)(path, files):
+                    cold = store.get("cold", other, seed, evaluations)
                     assert cold is not None, "cold runs come first"
-                    prior.append((sibling, None if method == "recorded" else cold["rows"]))
+                    prior.append((other, None if method == "recorded" else cold["rows"]))
                 if not prior:
                     continue
             yield path, seed, prior
@@ -210,8 +222,8 @@ def main() -> int:
         }
         for method in methods
     }
-    for title, lines in tables(landscapes, results):
-        print(f"\n{text(title, lines)}")
+    for table in tables(landscapes, results):
+        print(f"\n{text(table)}")
     for file in draw(landscapes, results, arguments.results):
         print(f"\nwrote {file}")
     return 0

@@ -69,10 +69,10 @@ class Replay:
 
     @contextlib.contextmanager
     def thinking(self) -> Iterator[None]:
-        """Counts the time within as the search's own."""
-        started = time.perf_counter()
+        """Counts the processor time within as the search's own; a run may be stopped while others measure."""
+        started = time.process_time()
         yield
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.process_time() - started
 
     def best_so_far(self) -> list[float]:
         """Best time after each evaluation; before the first success, the worst there is."""
@@ -216,6 +216,7 @@ METHODS = {
     "transfer": Method("autotune, with other devices' studies"),
     "recorded": Method("autotune, with other devices' whole landscapes"),
     "shuffled": Method("autotune, with those studies' times shuffled"),
+    "foreign": Method("autotune, with another kernel's studies"),
     "tpe": Method("Optuna TPE, categorical, pruned"),
     "gp": Method("Optuna GP, categorical, pruned", needs="torch", seeds=2),
     "random": Method("random"),
@@ -257,7 +258,10 @@ def run(
         if search:
             search(replay, seed)
         else:
-            pool_search(replay, seed, _studies(prior, seed if name == "shuffled" else None))
+            studies = _studies(prior, seed if name == "shuffled" else None)
+            if name == "foreign":
+                studies = [_renamed(study, replay.landscape) for study in studies]
+            pool_search(replay, seed, studies)
     except BudgetSpentError:
         pass
     return {
@@ -278,6 +282,19 @@ def _studies(prior: Sequence[tuple[Path, list[int] | None]], shuffle: int | None
             times = np.random.default_rng(shuffle).permutation(times)
         studies.append(PriorStudy([landscape.pool.configuration(row) for row in rows], times.tolist()))
     return studies
+
+
+def _renamed(study: PriorStudy, landscape: Landscape) -> PriorStudy:
+    """A study of another kernel as if its parameters were this landscape's, those that vary, in their order.
+
+    Names alone would share too little: a study that shares no parameter says nothing and costs nothing.
+    """
+    here = [p.name for p in landscape.pool.parameters if len(p.values) > 1]
+    there = [name for name in study.configurations[0] if len({c[name] for c in study.configurations}) > 1]
+    return PriorStudy(
+        [{new: c[old] for new, old in zip(here, there, strict=False)} for c in study.configurations],
+        study.values,
+    )
 
 
 if __name__ == "__main__":

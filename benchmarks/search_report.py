@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     Results = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
     """Method -> landscape's name -> one record per seed."""
 
+    Table = tuple[str, Sequence[str], list[tuple[str, Mapping[str, float]]]]
+    """Title, columns, and a label with its numbers per line."""
+
 MOMENTS = (10, 25, 50, 100, 200)
 NEAR = 1.05
+LEVELS = (1.2, 1.1, 1.05, 1.02, 1.01)
 
 COLUMNS = (
     *(f"@{moment}" for moment in MOMENTS),
@@ -28,7 +32,9 @@ COLUMNS = (
     "P",
     "proposals / useful",
     "ms / proposal",
+    "seeds",
 )
+REACHING = tuple(f"{level:g}" for level in LEVELS)
 
 
 def ratios(landscape: Landscape, records: Sequence[Mapping[str, Any]]) -> np.ndarray[Any, Any]:
@@ -45,17 +51,20 @@ def row_of(landscape: Landscape, records: Sequence[Mapping[str, Any]]) -> dict[s
             numbers[f"@{moment}"] = float(np.median(found[:, moment - 1]))
             numbers[f"p90@{moment}"] = float(np.percentile(found[:, moment - 1], 90))
     numbers["within 5 %"] = float((found[:, -1] <= NEAR).mean())
-    numbers["P"] = landscape.score(found * landscape.optimum)
+    scores = landscape.scores(found * landscape.optimum)
+    numbers["P"] = float(scores.mean())
+    numbers["error of P"] = float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else np.nan
     proposals = sum(record["proposals"] for record in records)
     numbers["proposals / useful"] = proposals / sum(len(record["rows"]) for record in records)
-    numbers["ms / proposal"] = 1e3 * sum(record["seconds"] for record in records) / proposals
+    costs = [record["seconds"] / record["proposals"] for record in records]
+    numbers["ms / proposal"] = 1e3 * float(np.median(costs))
     numbers["seeds"] = len(records)
     return numbers
 
 
 def overall(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Geometric mean of the ratios over landscapes, arithmetic mean of the rest."""
-    return {
+    mean = {
         key: float(
             np.exp(np.mean(np.log([row[key] for row in rows])))
             if "@" in key
@@ -63,46 +72,66 @@ def overall(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         )
         for key in rows[0]
     }
+    # The landscapes are the same for every method: what is left to chance is the seeds.
+    mean["error of P"] = float(np.linalg.norm([row["error of P"] for row in rows]) / len(rows))
+    return mean
 
 
-def tables(
-    landscapes: Sequence[Landscape], results: Results
-) -> list[tuple[str, list[tuple[str, dict[str, float]]]]]:
-    """One table for all, then one per landscape: (title, [(label, numbers)])."""
-    per_landscape = []
+def tables(landscapes: Sequence[Landscape], results: Results) -> list[Table]:
+    """One table for all, how fast each method gets there, then one table per landscape."""
+    per_landscape: list[Table] = []
     collected: dict[str, list[dict[str, float]]] = {}
     for landscape in landscapes:
-        lines = []
+        lines: list[tuple[str, Mapping[str, float]]] = []
         for method, by_landscape in results.items():
             if by_landscape.get(landscape.name):
                 numbers = row_of(landscape, by_landscape[landscape.name])
                 lines.append((METHODS[method].label, numbers))
                 collected.setdefault(method, []).append(numbers)
-        per_landscape.append((landscape.name, lines))
-    summary = []
+        per_landscape.append((landscape.name, COLUMNS, lines))
+    summary: list[tuple[str, Mapping[str, float]]] = []
     for method, rows in collected.items():
         label = METHODS[method].label
         if len(rows) < len(landscapes):
             label += f" ({len(rows)} landscapes)"
         summary.append((label, overall(rows)))
-    return [(f"overall, {len(landscapes)} landscape(s)", summary), *per_landscape]
+    together = (f"overall, {len(landscapes)} landscape(s)", COLUMNS, summary)
+    return [together, reaching(landscapes, results), *per_landscape]
+
+
+def reaching(landscapes: Sequence[Landscape], results: Results) -> Table:
+    """Evaluations until the geometric mean of the medians is within each level, where all methods ran."""
+    common = [landscape for landscape in landscapes if all(by.get(landscape.name) for by in results.values())]
+    lines: list[tuple[str, Mapping[str, float]]] = []
+    for method, by_landscape in results.items() if common else ():
+        medians = [np.median(ratios(space, by_landscape[space.name]), axis=0) for space in common]
+        curve = np.exp(np.mean(np.log(medians), axis=0))
+        reached = {
+            column: float(np.argmax(curve <= level)) + 1
+            for column, level in zip(REACHING, LEVELS, strict=True)
+            if curve[-1] <= level
+        }
+        lines.append((METHODS[method].label, reached))
+    return f"evaluations to reach, {len(common)} landscape(s) of all methods", REACHING, lines
 
 
 def cell(numbers: Mapping[str, float], column: str) -> str:
-    """A number as it is shown: ratios as `median (90th percentile)`."""
+    """A number as it is shown: ratios as `median (90th percentile)`, P with its standard error."""
     if column not in numbers:
         return "-"
     if column.startswith("@"):
         return f"{numbers[column]:.3f} ({numbers['p90' + column]:.3f})"
-    return f"{numbers[column]:.{ {'P': 3, 'within 5 %': 2, 'ms / proposal': 1}.get(column, 2) }f}"
+    if column == "P":
+        error = numbers["error of P"]
+        return f"{numbers[column]:.3f}" + ("" if np.isnan(error) else f" ± {error:.3f}")
+    digits = {"within 5 %": 2, "proposals / useful": 2, "ms / proposal": 1}.get(column, 0)
+    return f"{numbers[column]:.{digits}f}"
 
 
-def text(title: str, lines: Sequence[tuple[str, Mapping[str, float]]]) -> str:
+def text(table: Table) -> str:
     """A table for the terminal."""
-    body = [
-        [label, *(cell(numbers, c) for c in COLUMNS), f"{numbers['seeds']:.0f}"] for label, numbers in lines
-    ]
-    grid = [[title, *COLUMNS, "seeds"], *body]
+    title, columns, lines = table
+    grid = [[title, *columns], *([label, *(cell(numbers, c) for c in columns)] for label, numbers in lines)]
     widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
     return "\n".join(
         "  ".join(
@@ -180,12 +209,12 @@ def _figure(landscapes: Sequence[Landscape], results: Results) -> Any:
 def _page(landscapes: Sequence[Landscape], results: Results, svg: str) -> str:
     """One self-contained page: the figure, then the tables."""
     parts = []
-    for title, lines in tables(landscapes, results):
-        head = "".join(f"<th>{html.escape(c)}</th>" for c in (title, *COLUMNS, "seeds"))
+    for title, columns, lines in tables(landscapes, results):
+        head = "".join(f"<th>{html.escape(c)}</th>" for c in (title, *columns))
         body = "".join(
             f"<tr><td>{html.escape(label)}</td>"
-            + "".join(f"<td>{cell(numbers, c)}</td>" for c in COLUMNS)
-            + f"<td>{numbers['seeds']:.0f}</td></tr>"
+            + "".join(f"<td>{cell(numbers, c)}</td>" for c in columns)
+            + "</tr>"
             for label, numbers in lines
         )
         parts.append(f"<table><tr>{head}</tr>{body}</table>")

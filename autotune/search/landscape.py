@@ -82,20 +82,25 @@ class Landscape:
             expected[drawn] = is_best @ ordered
         return expected
 
-    def score(self, best_so_far: Floats, first: int = 10) -> float:
-        """The field's score P: 0 is random search, 1 finds the optimum at once.
+    def scores(self, best_so_far: Floats, first: int = 10) -> Floats:
+        """The field's score P of each run: 0 is random search, 1 finds the optimum at once.
 
         P_t = (random(t) - found(t)) / (random(t) - optimum), averaged over evaluations `first` to the last.
+        A method's score is the mean over its runs.
 
         Args:
-            best_so_far: shape (runs, evaluations), milliseconds: best time found; averaged over the runs.
+            best_so_far: shape (runs, evaluations), milliseconds: best time found.
             first: the evaluation that the average starts at.
+
+        Returns:
+            Shape (runs,).
         """
-        found = best_so_far.mean(axis=0)[first - 1 :]
+        found = best_so_far[:, first - 1 :]
         random = self.random_best(best_so_far.shape[1])[first - 1 :]
         # Once random search is all but certain of the optimum there is nothing left to be better at.
         worth = random - self.optimum > 1e-9 * self.optimum
-        return float(np.mean((random - found)[worth] / (random - self.optimum)[worth]))
+        scores: Floats = ((random - found)[:, worth] / (random - self.optimum)[worth]).mean(axis=1)
+        return scores
 
 
 def read_landscape(path: Path | str) -> Landscape:

@@ -92,11 +92,11 @@ def test_random_search_is_expected_to_find_the_mean_over_all_samples():
 
 def test_the_score_is_zero_for_random_search_and_one_for_the_optimum_at_once():
     space = landscape(np.linspace(1, 2, 500))
-    assert space.score(space.random_best(100)[None]) == pytest.approx(0)
-    assert space.score(np.full((3, 100), space.optimum)) == pytest.approx(1)
-    assert space.score(np.full((1, 100), 2.0)) < 0
+    assert space.scores(space.random_best(100)[None]) == pytest.approx(0)
+    assert space.scores(np.full((3, 100), space.optimum)) == pytest.approx([1, 1, 1])
+    assert space.scores(np.full((1, 100), 2.0)) < 0
 
 
 def test_evaluations_at_which_random_search_is_certain_do_not_count():
     space = landscape(np.linspace(1, 2, 20))
-    assert space.score(np.full((1, 200), space.optimum)) == pytest.approx(1)
+    assert space.scores(np.full((1, 200), space.optimum)) == pytest.approx(1)

@@ -256,7 +256,7 @@ def test_an_earlier_study_without_a_success_says_nothing():
 def test_hyperparameters_of_a_long_search_are_fitted_to_a_part_of_its_trials(monkeypatch):
     fitted = []
 
-    def fit(covariance, rows, targets, start):
+    def fit(covariance, rows, targets, start, iterations):
         fitted.append(len(rows))
         return start
 
@@ -264,3 +264,41 @@ def test_hyperparameters_of_a_long_search_are_fitted_to_a_part_of_its_trials(mon
     monkeypatch.setattr(pool_search, "fit", fit)
     replay(PoolSearch(kernel_pool(), 0), kernel_pool(), 40)
     assert max(fitted) == 20
+
+
+def test_an_earlier_study_that_shares_no_parameter_says_nothing():
+    pool = kernel_pool()
+    told = studied(1.0, 0.0, 0)
+    other = PriorStudy([{f"other_{k}": v for k, v in c.items()} for c in told.configurations], told.values)
+    assert replay(PoolSearch(pool, 4, [other]), pool, 8) == replay(PoolSearch(pool, 4), pool, 8)
+
+
+def test_a_long_search_renews_its_model_piece_by_piece(monkeypatch):
+    pool = kernel_pool()
+    optimum = min(latency(pool.configuration(row)) for row in range(len(pool)))
+    fits: list[list[int]] = [[]]
+    extensions: list[list[int]] = [[]]
+    fit, extend = pool_search.fit, pool_search.Posterior.extend
+
+    def counted_fit(covariance, rows, targets, start, iterations):
+        fits[-1].append(iterations)
+        return fit(covariance, rows, targets, start, iterations)
+
+    def counted_extend(posterior, rows):
+        extensions[-1].append(len(rows))
+        extend(posterior, rows)
+
+    monkeypatch.setattr(pool_search, "AT_ONCE", 20)
+    monkeypatch.setattr(pool_search, "PIECE_OF_POSTERIOR", 10 * len(pool))
+    monkeypatch.setattr(pool_search, "fit", counted_fit)
+    monkeypatch.setattr(pool_search.Posterior, "extend", counted_extend)
+    search = PoolSearch(pool, 0)
+    costs = []
+    for _ in range(80):
+        costs += replay(search, pool, 1)
+        fits.append([])
+        extensions.append([])
+    assert all(sum(piece) <= pool_search.PIECE_OF_FIT for piece in fits[25:])
+    assert sum(sum(piece) for piece in fits[25:]) >= 4 * pool_search.FIT, "it was renewed again and again"
+    assert all(max(piece, default=0) <= 10 for piece in extensions[25:]), "no proposal waits for a whole renewal"
+    assert min(costs) == pytest.approx(optimum)

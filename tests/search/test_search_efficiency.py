@@ -78,6 +78,20 @@ def test_a_run_is_stored_with_what_was_tried_and_found(tmp_path, landscapes):
     assert record["best"] == sorted(record["best"], reverse=True)
 
 
+def test_another_kernels_studies_are_a_prior_with_this_kernels_names(tmp_path, landscapes):
+    other = json.loads((landscapes / "axpy__B.json").read_text())
+    (landscapes / "gemv__B.json").write_text(json.dumps(other).replace('"block"', '"tile"'))
+    outcome = benchmark(
+        tmp_path, str(landscapes), "--seeds", "2", "--evaluations", "12", "--only", "cold,foreign,shuffled"
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    overall, reaching = outcome.stdout.strip().split("\n\n")[:2]
+    assert "autotune, with another kernel's studies  " in overall
+    assert "±" in overall, "with two seeds P has a standard error"
+    assert reaching.startswith("evaluations to reach, 2 landscape(s) of all methods")
+    assert reaching.splitlines()[1].startswith("autotune, cold")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -43,7 +43,10 @@ class Beliefs:
         length: length scale along an ordinal parameter, in units of its range, times sqrt(parameters): the
             more parameters share a distance, the longer each must be for the covariance to stay the same.
         alignment: the same along an axis of alignment.
-        mismatch: rate at which covariance decays for each parameter whose level differs at all.
+        mismatch: rate at which covariance decays for each parameter whose level differs at all, whatever the
+            distance.
+        switch: the same in what a single earlier study leaves over, for a parameter without an axis: two
+            devices disagree about switches sooner than about sizes. Of several studies, weights say that.
         signal: variance of the function.
         noise: variance of the noise, as a share of the signal's.
         source: variance that one earlier study's prediction explains, as a share of the signal's.
@@ -52,6 +55,7 @@ class Beliefs:
     length: Belief = Belief(0.5)
     alignment: Belief = Belief(1.5)
     mismatch: Belief = Belief(0.015, 1.6)
+    switch: Belief = Belief(0.3, 1.6)
     signal: Belief = Belief(1.0)
     noise: Belief = Belief(1e-3)
     source: Belief = Belief(0.1, 1.5)
@@ -84,9 +88,11 @@ class Covariance:
         self._mismatches = {p: mismatch(encoding.counts[p]) for p in encoding.varying}
         crowding = np.sqrt(max(len(encoding.varying), 1))
         lengths = [beliefs.alignment if axis.alignment else beliefs.length for axis in self._axes]
+        single = self._predictions.shape[1] == 1
+        ordered = {axis.parameter for axis in self._axes}
         prior = (
             [Belief(length.median * crowding, length.spread) for length in lengths]
-            + [beliefs.mismatch] * len(self._mismatches)
+            + [beliefs.switch if single and p not in ordered else beliefs.mismatch for p in self._mismatches]
             + [beliefs.source] * self._predictions.shape[1]
             + [beliefs.signal, beliefs.noise]
         )

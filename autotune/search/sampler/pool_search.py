@@ -16,7 +16,7 @@ from autotune.search.sampler.surrogate import Posterior, fit
 from autotune.search.sampler.targets import Targets, log_scale, scalarised
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -35,6 +35,18 @@ MOST_FITTED = 600
 
 LEADERS = 5
 """Best rows around which a large pool is refined."""
+
+AT_ONCE = 100
+"""Trials up to which the model is renewed within one proposal; of more, piece by piece over several."""
+
+FIT = 15
+"""Iterations of a fit, from the hyperparameters of the last one."""
+
+PIECE_OF_FIT = 5
+"""Of those, iterations per proposal when piece by piece: some 20 ms at 200 trials."""
+
+PIECE_OF_POSTERIOR = 400_000
+"""Covariances computed per proposal when piece by piece: some 10 ms at 200 trials."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,7 @@ class PoolSearch:
         self._fitted = 0
         self._candidates: Rows = np.arange(len(pool))
         self._posterior: Posterior | None = None
+        self._renewal: Iterator[None] | None = None
         self._expected_improvement: float | None = None
 
     @property
@@ -187,14 +200,41 @@ class PoolSearch:
 
     def _conditioned(self, rows: Rows, targets: Targets) -> Posterior:
         """The posterior given all that was told, its hyperparameters fitted anew when that is due."""
-        if self._posterior is None or len(rows) >= self._settings.refit_growth * self._fitted:
-            chosen = self._fitted_trials(rows, targets)
-            self._theta = fit(self._covariance, rows[chosen], targets.residual[chosen], self._theta)
+        if self._renewal is None and len(rows) >= self._settings.refit_growth * self._fitted:
             self._fitted = len(rows)
-            self._candidates = self._chosen_candidates(rows, targets)
-            self._posterior = Posterior(self._covariance, self._theta, self._candidates)
+            self._renewal = self._renewed(rows, targets)
+        for _ in self._renewal or ():
+            if self._posterior is not None and len(rows) > AT_ONCE:
+                break
+        else:
+            self._renewal = None
+        assert self._posterior is not None, "the first renewal is never interrupted"
         self._posterior.extend(rows[len(self._posterior) :])
         return self._posterior
+
+    def _renewed(self, rows: Rows, targets: Targets) -> Iterator[None]:
+        """Fit the hyperparameters anew and build the posterior that goes with them, a piece at a time.
+
+        Until it is finished the search goes on with the posterior it has, which learns of every trial too: a
+        proposal never waits for the whole of it.
+        """
+        chosen = self._fitted_trials(rows, targets)
+        iterations = FIT if len(rows) <= AT_ONCE else PIECE_OF_FIT
+        theta = self._theta
+        for _ in range(FIT // iterations):
+            theta = fit(self._covariance, rows[chosen], targets.residual[chosen], theta, iterations)
+            yield
+        candidates = self._chosen_candidates(rows, targets)
+        posterior = Posterior(self._covariance, theta, candidates)
+        yield
+        piece = max(PIECE_OF_POSTERIOR // len(candidates), 1)
+        while True:
+            known = np.array([*self._told], np.intp)
+            posterior.extend(known[len(posterior) : len(posterior) + piece])
+            if len(posterior) == len(known):
+                break  # before another trial is told
+            yield
+        self._theta, self._candidates, self._posterior = theta, candidates, posterior
 
     def _fitted_trials(self, rows: Rows, targets: Targets) -> Rows:
         """Which trials hyperparameters are fitted to: all, or of very many the best half and some others."""

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MOST_TRIALS = 300
 """Trials of one study that its model is fitted to: half the best, half at random of the others."""
 
+SILENT = 1e-3
+"""Spread of a prediction, in units of the study's own, below which it tells no configuration from another."""
+
 BLOCK = 20_000
 """Rows predicted at once, which bounds the memory a large pool takes."""
 
@@ -75,17 +78,19 @@ def forecast(pool: Pool, studies: Sequence[PriorStudy], beliefs: Beliefs, seed: 
 
     Args:
         pool: the configurations to predict.
-        studies: those without two successes say nothing and are left out.
+        studies: those without two successes, or without a parameter in common with the pool, say nothing and
+            are left out.
         beliefs: prior of the hyperparameters.
         seed: of the trials left out of very long studies.
 
     """
     random = np.random.default_rng(seed)
-    said = [
+    predictions = [
         _prediction(pool, study, beliefs, random)
         for study in studies
         if np.isfinite(np.asarray(study.values, np.float64)).sum() > 1
     ]
+    said = [(column, scale) for column, scale in predictions if np.ptp(column) > SILENT]
     if not said:
         return Forecast(np.zeros((len(pool), 0), np.float32), 0.0)
     return Forecast(np.stack([column for column, _ in said], axis=1), float(np.median([s for _, s in said])))
