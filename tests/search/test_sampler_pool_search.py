@@ -300,5 +300,7 @@ def test_a_long_search_renews_its_model_piece_by_piece(monkeypatch):
         extensions.append([])
     assert all(sum(piece) <= pool_search.PIECE_OF_FIT for piece in fits[25:])
     assert sum(sum(piece) for piece in fits[25:]) >= 4 * pool_search.FIT, "it was renewed again and again"
-    assert all(max(piece, default=0) <= 10 for piece in extensions[25:]), "no proposal waits for a whole renewal"
+    assert all(max(piece, default=0) <= 10 for piece in extensions[25:]), (
+        "no proposal waits for a whole renewal"
+    )
     assert min(costs) == pytest.approx(optimum)
