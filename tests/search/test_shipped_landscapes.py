@@ -71,7 +71,7 @@ def test_each_is_a_space_with_inactive_parameters_and_the_baseline_in_it(path) -
 
 
 def test_the_sampler_is_ahead_of_random_search() -> None:
-    (path,) = (file for file in FILES if file.name.startswith("linear_m16_n4096"))
+    (path,) = (file for file in FILES if file.name.startswith("attention_batch4"))
     landscape = read_landscape(path)
-    runs = np.array([best_so_far(landscape, seed) for seed in range(5)])
-    assert landscape.score(runs) > 0.3
+    runs = np.array([best_so_far(landscape, seed) for seed in range(3)])
+    assert landscape.scores(runs).mean() > 0.4
