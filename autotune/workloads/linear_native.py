@@ -119,7 +119,7 @@ def native_kernel(problem: Problem, configuration: Mapping[str, Any], weight_bit
         "TILE_M": configuration["tile_m"],
         "TILE_N": configuration["tile_n"],
         "REST": problem["m"] % configuration["tile_m"],
-        "PREFETCH": configuration["prefetch"],
+        "PREFETCH": configuration.get("prefetch", 0),
     }
     return NativeKernel.of("linear.cpp", definitions)
 
