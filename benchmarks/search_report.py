@@ -202,7 +202,10 @@ def _figure(landscapes: Sequence[Landscape], results: Results) -> Any:
         axis.grid(alpha=0.3)
         axis.set_xlabel("evaluations", fontsize=8)
     axes[0].set_ylabel("best / optimum, median", fontsize=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    # From all axes: a method that ran on some landscapes only has no curve in the first.
+    handles = {h.get_label(): h for axis in axes for h in axis.get_legend_handles_labels()[0]}
+    order = [METHODS[method].label for method in results if METHODS[method].label in handles]
+    figure.legend([handles[label] for label in order], order, loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 
