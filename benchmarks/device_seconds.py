@@ -7,11 +7,13 @@ space (`benchmarks/spaces/`) are recorded under --results first, which takes som
 stopped. Then, once per seed, a fresh study searches the same space for real: worker, correctness checks,
 screening that stops what is clearly slower, and a final.
 
-Counted are the seconds in which the device is busy with a configuration, checked and sampled: until the
-search holds one for the fastest within 5 % of the optimum, against one round over all. Building is told
-apart. Times of an exhaustive measurement lie minutes apart and scatter by as much as is asked here, so the
-fastest ten of it and whatever the searches held are measured again, in turn, in rounds of random order: these
-times judge, and the least of them is the optimum. Fails when a median is above 1/20 of exhaustive measuring.
+Counted are the seconds in which the device is busy with a configuration, checked and sampled, against one
+round over all: until the study, were it to end there, would choose one within 5 % of the optimum. What it
+would choose is the best of its finalists, and the shortest final that can prove anything of them is counted
+too. Building is told apart. Times of an exhaustive measurement lie minutes apart and scatter by as much as is
+asked here, so the fastest ten of it and all finalists are measured again, in turn, in rounds of random order:
+these times judge, and the least of them is the optimum. Fails when a median is above 1/20 of exhaustive
+measuring.
 """
 
 from __future__ import annotations
@@ -33,13 +35,13 @@ from autotune.errors import AutotuneError, UsageError
 from autotune.fingerprint import device_named
 from autotune.fingerprint.stack import stack_digest
 from autotune.measure.comparison import Rules
-from autotune.search.final import ACCURACY_SLACK
+from autotune.search.final import ACCURACY_SLACK, Contender, least_seconds, select_finalists
 from autotune.search.landscape import read_cache
 from autotune.search.study import Budget, Study
 from autotune.space.declaration import read_declaration
 from autotune.space.searchspace import SearchSpace
 from autotune.store import open_history
-from autotune.store.records import StudyKey, Trial
+from autotune.store.records import StudyKey
 from autotune.worker.configured import configured_worker
 from autotune.workloads.registry import declaration
 
@@ -91,16 +93,16 @@ class Exhaustive:
 
 @dataclass(frozen=True)
 class Held:
-    """The configuration that a search holds for the fastest, from one trial on.
+    """What would go to the final of a study that ended after some trials.
 
     Attributes:
-        row: of the pool.
+        rows: of the pool; the baseline's is always among them.
         trials: how many had been tried.
-        device_seconds: spent by then, the baseline's measurement included.
+        device_seconds: spent by then, the baseline's measurement and the final included.
         build_seconds: spent by then.
     """
 
-    row: int
+    rows: tuple[int, ...]
     trials: int
     device_seconds: float
     build_seconds: float
@@ -115,7 +117,7 @@ class Run:
         device_seconds: until then, or in all.
         build_seconds: until then, or in all.
         share: of the exhaustive measurement's device seconds.
-        ratio: the time of what it held then over the optimum's, both measured afresh.
+        ratio: the time of its best finalist then over the optimum's, both measured afresh.
     """
 
     seed: int
@@ -217,7 +219,7 @@ def read(path: Path, worker: Worker) -> Exhaustive:
 
 
 def search(exhaustive: Exhaustive, worker: Worker, seed: int, trials: int) -> list[Held]:
-    """Search the space for real, from nothing; returns what the search held for the fastest, and when."""
+    """Search the space for real, from nothing; returns what it held after each trial."""
     space, device, facts = exhaustive.space, device_named("cpu"), worker.stack()
     stack = stack_digest(device.kind, facts)
     key = StudyKey(
@@ -238,34 +240,31 @@ def search(exhaustive: Exhaustive, worker: Worker, seed: int, trials: int) -> li
         study.run()
         tried = history.trials(study.id)
     accurate = max(study.baseline.error * (1 + ACCURACY_SLACK), exhaustive.max_error or 0.0)
-    seconds, building = exhaustive.baseline_seconds, 0.0
-    best_ns = float(study.progress.baseline_ns or "inf")
-    held = [Held(space.baseline_row, 0, seconds, building)]
-    for count, trial in enumerate(tried, start=1):
-        seconds += trial.measure_seconds
-        building += trial.compile_seconds
-        row, latency_ns = space.pool.find(trial.configuration), _latency_ns(trial, accurate)
-        if row is not None and latency_ns < best_ns:
-            best_ns = latency_ns
-            held.append(Held(row, count, seconds, building))
-    # The last: what was spent in all, should none of these be good enough.
-    return [*held, Held(held[-1].row, len(tried), seconds, building)]
-
-
-def _latency_ns(trial: Trial, accurate: float) -> float:
-    """What screening showed; infinite where the trial failed or lost accuracy."""
-    valid = trial.verdict in ("ok", "noisy") and trial.error is not None and trial.error <= accurate
-    return trial.measurement.p50_ns if valid and trial.measurement else float("inf")
+    held = []
+    for count in range(len(tried) + 1):
+        trials = tried[:count]
+        chosen = select_finalists(trials, accurate, study.baseline_ns, [space.baseline])
+        rows = [space.pool.find(trial.configuration) for trial in chosen]
+        final = least_seconds([study.baseline_ns, *(Contender.of(trial).screened_ns for trial in chosen)])
+        held.append(
+            Held(
+                (space.baseline_row, *(row for row in rows if row is not None)),
+                count,
+                exhaustive.baseline_seconds + sum(trial.measure_seconds for trial in trials) + final,
+                sum(trial.compile_seconds for trial in trials),
+            )
+        )
+    return held
 
 
 def judge(exhaustive: Exhaustive, worker: Worker, searches: list[list[Held]]) -> list[Run]:
     """See when each search was within 5 % of the optimum."""
-    rows = {held.row for search in searches for held in search} - {exhaustive.space.baseline_row}
+    rows = {row for search in searches for held in search for row in held.rows}
     times = afresh(exhaustive, worker, sorted(rows | set(exhaustive.fastest[:CANDIDATES])))
     optimum = min(times.values())
     runs = []
     for seed, search in enumerate(searches):
-        ratios = [times.get(held.row, float("inf")) / optimum for held in search]
+        ratios = [min(times[row] for row in held.rows) / optimum for held in search]
         there = next((i for i, ratio in enumerate(ratios) if ratio <= WITHIN), None)
         held = search[-1 if there is None else there]
         runs.append(

@@ -74,7 +74,11 @@ def test_every_view_tells_of_the_study(tuned) -> None:
     studies = json.loads(autotune(tuned, "history", "--json"))
     assert [study["state"] for study in studies] == ["ended"]
     shown = json.loads(autotune(tuned, "show", "1", "--json"))
-    assert {trial["verdict"] for trial in shown["trials"]} <= {"ok", "noisy"}
+    assert {trial["verdict"] for trial in shown["trials"]} <= {
+        "ok",
+        "noisy",
+        "preempted",
+    }  # on a busy machine
     trial = json.loads(autotune(tuned, "show", "1/0", "--json"))
     assert trial["measurement"]["samples_ns"]
     explained = autotune(tuned, "explain", "blocked_softmax", *module, *PROBLEM)

@@ -173,6 +173,13 @@ def test_residuals_and_expectation_are_in_the_same_unit():
     np.testing.assert_allclose(targets.offset, expectation / scale, rtol=1e-6)
 
 
+def test_a_wide_expectation_sets_the_unit_until_there_are_trials_enough():
+    expectation = np.zeros(200, np.float32)
+    for trials, unit in ((5, 2.0), (10, 2.0), (20, 1.0), (200, 0.1)):
+        costs = 0.1 * np.resize([-1.0, 1.0], trials)
+        assert Targets.of(costs, np.arange(trials), expectation, amplitude=2.0).unit == pytest.approx(unit)
+
+
 def test_a_scalarisation_prefers_what_is_better_in_every_objective():
     values = np.array([[1.0, 2.0], [2.0, 4.0], [4.0, 1.0], [np.nan, np.nan]])
     for weight in (0.1, 0.5, 0.9):

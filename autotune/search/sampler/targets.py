@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 
+FEW = 10
+"""Trials up to which the unit is at least the expectation's amplitude. With more it may fall below, in
+proportion: an expectation that is wrong altogether would else keep it too large for good."""
+
 AUGMENTATION = 0.05
 """Share of the plain sum in a scalarisation, as in ParEGO: it breaks ties towards what is better in all."""
 
@@ -102,9 +106,10 @@ class Targets:
             costs: shape (trials,), as `log_scale` or `scalarised` gives them.
             rows: shape (trials,).
             expectation: shape (configurations,), of the log cost, up to a constant.
-            amplitude: by how much the expectation tells configurations apart. The unit is not less than this:
-                the first trials are those expected to be best, and that they hardly differ says nothing of
-                how far the expectation may be wrong elsewhere.
+            amplitude: by how much the expectation tells configurations apart. The unit is not less than this
+                at first: the first trials are those expected to be best, and that they hardly differ says
+                nothing of how far the expectation may be wrong elsewhere. Beyond `FEW` trials it wanes.
         """
-        residual, _, scale = standardised(costs - expectation[rows], amplitude)
+        least = amplitude * min(FEW / max(len(rows), 1), 1.0)
+        residual, _, scale = standardised(costs - expectation[rows], least)
         return cls(residual, expectation / np.float32(scale), scale)
