@@ -49,13 +49,15 @@ def get_best_config(
     qualifiers: Mapping[str, Any] | None = None,
     device: str | None = None,
     generation: int | None = None,
+    slo_ms: float | None = None,
     **problem: Any,
 ) -> BestConfig:
     """The best known configuration for a problem: a read-only mapping that says where it comes from.
 
     Args:
         workload: name of the workload, e.g. `"linear"`.
-        objective: what to be best at: `"latency"`, the median, or `"tail"`, the 99th percentile.
+        objective: what to be best at: `"latency"`, the median of a call; `"tail"`, its 99th percentile;
+            `"throughput"`, calls per second; or `"energy"`, joules per call.
         max_error: greatest relative error accepted, for the fastest choice within it; None for a choice that
             is as accurate as the framework's own default.
         qualifiers: values that the configuration must have, e.g. `{"compute_dtype": "bfloat16"}`.
@@ -63,24 +65,39 @@ def get_best_config(
             been tuned and this process can see one, else the CPU.
         generation: number of the snapshot to read and stay with, so that all ranks of a job agree; None for
             `AUTOTUNE_GENERATION`, or else the newest.
+        slo_ms: with `"throughput"`, what the 99th percentile of a call must not exceed, in milliseconds; what
+            was proven for a tighter limit counts, the loosest first.
         **problem: the workload's dimensions, e.g. `m=16, n=7168, k=2048, dtype="bfloat16"`.
 
     Raises:
         UnknownNameError: the workload, objective, device, a dimension or a qualifier is unknown.
         ProblemError: a dimension is missing, of the wrong type or out of range.
-        UsageError: `max_error`, `qualifiers` or `generation` is not of its kind.
+        UsageError: `max_error`, `qualifiers`, `generation` or `slo_ms` is not of its kind.
     """
     if monotonic() >= _look_again_at:
         _notice()
     # Values that are equal mean the same problem, whatever their type: see Question.
     key = (workload, objective, *problem, *problem.values())
-    if max_error is not None or qualifiers is not None or device is not None or generation is not None:
-        key += _options_key(max_error, qualifiers, device, generation)
+    if (
+        max_error is not None
+        or qualifiers is not None
+        or device is not None
+        or generation is not None
+        or slo_ms is not None
+    ):
+        key += _options_key(max_error, qualifiers, device, generation, slo_ms)
     try:
         return _answers[key]
     except (KeyError, TypeError):
         pass  # not asked before, or a value without a hash
-    question = Question(workload, problem, objective=objective, max_error=max_error, qualifiers=qualifiers)
+    question = Question(
+        workload,
+        problem,
+        objective=objective,
+        max_error=max_error,
+        qualifiers=qualifiers,
+        slo_ms=slo_ms,
+    )
     device_name, pinned = check_device(device), _check_generation(generation)
     with _lock:
         best = _answer(question, device_name, pinned)
@@ -97,10 +114,13 @@ def refresh() -> None:
         _look_again_at = 0.0
 
 
-def _options_key(max_error: Any, qualifiers: Any, device: Any, generation: Any) -> tuple[Any, ...]:
+def _options_key(
+    max_error: Any, qualifiers: Any, device: Any, generation: Any, slo_ms: Any
+) -> tuple[Any, ...]:
     # With types, for True equals 1 and is no error bound, nor a generation.
     fixed = tuple(getattr(qualifiers, "items", tuple)())
-    return max_error, type(max_error), device, generation, type(generation), type(qualifiers), fixed
+    numbers = (max_error, generation, slo_ms)
+    return (*numbers, *map(type, numbers), device, type(qualifiers), fixed)
 
 
 def _remember(key: tuple[Any, ...], best: BestConfig) -> None:
@@ -158,7 +178,7 @@ def _found(question: Question, found: Found, published: Published) -> BestConfig
         match=found.match,
         workload=question.problem.workload,
         problem=question.problem,
-        objective=question.objective,
+        objective=found.objective,
         tuned_for=found.tuned_for,
         device=row["device"],
         stack=row["stack"],

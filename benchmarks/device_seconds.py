@@ -243,9 +243,9 @@ def search(exhaustive: Exhaustive, worker: Worker, seed: int, trials: int) -> li
     held = []
     for count in range(len(tried) + 1):
         trials = tried[:count]
-        chosen = select_finalists(trials, accurate, study.baseline_ns, [space.baseline])
+        chosen = select_finalists(trials, accurate, study.baseline_value, [space.baseline])
         rows = [space.pool.find(trial.configuration) for trial in chosen]
-        final = least_seconds([study.baseline_ns, *(Contender.of(trial).screened_ns for trial in chosen)])
+        final = least_seconds([study.baseline_value, *(Contender.of(trial).screened for trial in chosen)])
         held.append(
             Held(
                 (space.baseline_row, *(row for row in rows if row is not None)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,7 @@ def best(
     workload: Annotated[str, typer.Argument(help="A workload.")],
     problem: options.Dimensions = None,
     objective: options.Objective = "latency",
+    latency_limit: options.LatencyLimit = None,
     max_error: options.MaxError = None,
     qualifier: Qualifiers = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or a digest.")] = None,
@@ -35,14 +36,15 @@ def best(
     from autotune.cli import output
 
     options.import_modules(module)
+    dimensions: dict[str, Any] = dict(options.dimensions(problem))
     found = get_best_config(
         workload,
-        objective=objective,
+        objective=options.objective(objective, latency_limit),
         max_error=max_error,
         qualifiers=_qualifiers(qualifier),
         device=device,
         generation=generation,
-        **options.dimensions(problem),
+        **dimensions,
     )
     if json:
         output.print_json(_as_row(found))

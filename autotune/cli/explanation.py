@@ -8,8 +8,10 @@ from rich.console import Group
 
 from autotune.cli import output
 from autotune.cli.winners import problem_of
+from autotune.search.objective import objective_named
 
 if TYPE_CHECKING:
+    from autotune.search.objective import Objective
     from autotune.store import HistoryReader
     from autotune.store.entries import Decision, StudyEntry
     from autotune.store.records import Choice, Trial
@@ -25,8 +27,8 @@ def explanation(
     parts: list[Any] = [
         f"{output.problem(problem_of(winner))}, objective {winner.objective}",
         "",
-        _verdict(best),
-        output.facts(_proof(best, winner.baseline_error)),
+        _verdict(best, objective_named(winner.objective)),
+        output.facts(_proof(best, winner.baseline_error, objective_named(winner.objective))),
     ]
     if len(winner.choices) > 1:
         parts += ["", "other points of the Pareto front", _choices(winner.choices[1:])]
@@ -39,26 +41,37 @@ def explanation(
     return Group(*parts)
 
 
-def _verdict(best: Choice) -> str:
+def _verdict(best: Choice, objective: Objective) -> str:
     proof = best.proof
     sure = f"{100 * proof.confidence:g} % confidence"
+    limit = "" if objective.limit_ns is None else f" within p99 {output.latency(objective.limit_ns)}"
     if best.is_baseline:
-        return f"The baseline stays: nothing was proven faster by {100 * proof.margin:g} % at {sure}."
+        better = "thriftier" if objective.energy else "faster"
+        return (
+            f"The baseline stays: nothing was proven {better} by {100 * proof.margin:g} %{limit} at {sure}."
+        )
+    gain = output.speedup(proof.against_baseline)
+    than = f"takes {gain} less energy than" if objective.energy else f"is {gain} as fast as"
     return (
         f"{output.configuration(best.configuration)} takes {output.latency(best.latency_ns)} "
-        f"and is {output.speedup(proof.against_baseline)} as fast as the baseline, at {sure}."
+        f"and {than} the baseline, at {sure}{limit}."
     )
 
 
-def _proof(best: Choice, baseline_error: float) -> dict[str, str]:
+def _proof(best: Choice, baseline_error: float, objective: Objective) -> dict[str, str]:
     proof = best.proof
     told = {
-        "compared": f"with the baseline in {proof.rounds} interleaved rounds, {proof.stopped}",
+        "compared": f"by {objective.statistic} with the baseline in {proof.rounds} interleaved rounds, "
+        f"{proof.stopped}",
         "in the rounds": f"{output.latency(proof.latency_ns)} against {output.latency(proof.baseline_ns)}",
         "error": f"{output.error(best.error)}, the baseline's is {output.error(baseline_error)}",
         "memory": output.size(best.memory_bytes),
         "of the limit": f"{output.share(best.limit_share)} of what memory bandwidth and matmul rate allow",
     }
+    if proof.joules is not None and proof.baseline_joules is not None:
+        told["energy"] = (
+            f"{output.energy(proof.joules)} against {output.energy(proof.baseline_joules)} a call"
+        )
     if proof.against_incumbent:
         told["against the winner before"] = output.speedup(proof.against_incumbent)
     fresh = best.measurement

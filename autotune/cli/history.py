@@ -77,6 +77,7 @@ def explain(
     workload: Annotated[str, typer.Argument(help="A workload.")],
     problem: options.Dimensions = None,
     objective: options.Objective = "latency",
+    latency_limit: options.LatencyLimit = None,
     module: options.Modules = None,
     json: options.Json = False,
 ) -> None:
@@ -87,10 +88,9 @@ def explain(
 
     options.import_modules(module)
     wanted = options.problem(workload, problem)
+    goal = options.objective(objective, latency_limit)
     with read_history() as reader:
-        decisions = reader.decisions(
-            workload=workload, problem=wanted.key, objective=objective, state="current"
-        )
+        decisions = reader.decisions(workload=workload, problem=wanted.key, objective=goal, state="current")
         if not decisions:
             raise UsageError(
                 f"{wanted}: nothing is decided yet; tune it with 'autotune tune {workload} -p ...'"

@@ -33,7 +33,16 @@ DeviceName = Annotated[
     ),
 ]
 Objective = Annotated[
-    str, typer.Option("--objective", help="What to optimise: latency (the median) or tail (p99).")
+    str,
+    typer.Option(
+        "--objective",
+        help="What to optimise: latency (the median), tail (p99), throughput (calls per second) or energy "
+        "(joules per call).",
+    ),
+]
+LatencyLimit = Annotated[
+    str | None,
+    typer.Option("--latency-limit", help="With throughput: what p99 must not exceed, e.g. 5ms."),
 ]
 MaxError = Annotated[
     float | None,
@@ -74,6 +83,21 @@ def problem(workload: str, words: list[str] | None) -> Problem:
     from autotune.workloads.registry import declaration
 
     return declaration(workload).problem(dimensions(words))
+
+
+def objective(name: str, latency_limit: str | None) -> str:
+    """The objective's full name: `throughput:5ms` for `throughput` under a limit of 5 ms.
+
+    Raises:
+        UnknownNameError: there is no such objective.
+        UsageError: the limit is no duration, or the objective takes none.
+    """
+    from autotune.space.declared import check_objective, limited
+
+    check_objective(name)
+    if latency_limit is None:
+        return name
+    return limited(name, 1e3 * seconds(latency_limit, "--latency-limit"))
 
 
 def seconds(text: str, option: str) -> float:

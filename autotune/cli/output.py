@@ -65,6 +65,16 @@ def latency(nanoseconds: float | None) -> str:
     return f"{nanoseconds:.3g} ns"
 
 
+def energy(joules: float | None) -> str:
+    """Three significant digits with the unit that fits."""
+    if joules is None:
+        return "-"
+    for unit, scale in (("J", 1.0), ("mJ", 1e-3), ("uJ", 1e-6)):
+        if joules >= scale:
+            return f"{joules / scale:.3g} {unit}"
+    return f"{joules / 1e-9:.3g} nJ"
+
+
 def size(count: float | None) -> str:
     """Bytes with a binary unit."""
     if count is None:

@@ -34,6 +34,7 @@ def tune(
         int | None, typer.Option("--trials", min=1, help="Most configurations per problem.")
     ] = None,
     objective: options.Objective = "latency",
+    latency_limit: options.LatencyLimit = None,
     max_error: options.MaxError = None,
     again: Annotated[bool, typer.Option("--again", help="Tune what was decided before too.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of inputs, proposals and the final's order.")] = 0,
@@ -48,7 +49,8 @@ def tune(
     from autotune.search.tuning import Goal
 
     options.import_modules(module)
-    goal = Goal(objective, max_error)
+    goal = Goal(options.objective(objective, latency_limit), max_error)
+    goal.check_measurable("cpu")
     if (workload is None) == (model is None):
         raise UsageError("give a workload with -p m=16,..., or --model NAME; see 'autotune tune --help'")
     if model is not None:

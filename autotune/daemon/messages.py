@@ -83,14 +83,9 @@ class Progressed(_Message, frozen=True):
     possible: int
     tried: int
     best_ns: float | None
-    baseline_ns: float | None
+    speedup: float | None
     trying: Configuration | None
     stage: str
-
-    @property
-    def speedup(self) -> float | None:
-        """Best screened median against the baseline's."""
-        return self.baseline_ns / self.best_ns if self.best_ns and self.baseline_ns else None
 
 
 class Ended(_Message, frozen=True):

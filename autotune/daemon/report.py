@@ -91,7 +91,6 @@ def _study(supervisor: Supervisor) -> dict[str, Any] | None:
             "tried": now.tried,
             "possible": now.possible,
             "best_ns": now.best_ns,
-            "baseline_ns": now.baseline_ns,
             "speedup": now.speedup,
             "trying": now.trying,
         }

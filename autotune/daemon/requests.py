@@ -20,7 +20,8 @@ from msgspec import Meta
 from autotune.daemon.control_server import bound_socket
 from autotune.errors import AutotuneError, UsageError
 from autotune.lookup.request import LARGEST_REQUEST
-from autotune.space.declared import OBJECTIVES, declared, shipped
+from autotune.measure.energy import meter_for
+from autotune.space.declared import check_objective, declared, shipped
 from autotune.space.problem import Problem
 
 if TYPE_CHECKING:
@@ -84,8 +85,9 @@ def understood(datagram: bytes) -> Wish:
     if len(datagram) > LARGEST_REQUEST:
         raise UsageError(f"a request of more than {LARGEST_REQUEST} bytes")
     request = _decoder.decode(datagram)
-    if request.objective not in OBJECTIVES:
-        raise UsageError(f"unknown objective {request.objective!r}")
+    check_objective(request.objective)
+    if request.objective == "energy":
+        meter_for("cpu")  # the only kind with a meter
     dimensions, key = dict(request.problem), ""
     if request.workload in shipped():
         # As look-ups know it: parsing the whole search space for each datagram would take a millisecond.

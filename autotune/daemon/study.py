@@ -103,7 +103,7 @@ def _ended(tuner: Tuner, work: messages.Work, begin: messages.Begin, channel: Ch
 
 def _progressed(now: Progress) -> messages.Progressed:
     return messages.Progressed(
-        now.problem, now.phase, now.possible, now.tried, now.best_ns, now.baseline_ns, now.trying, now.stage
+        now.problem, now.phase, now.possible, now.tried, now.best_ns, now.speedup, now.trying, now.stage
     )
 
 

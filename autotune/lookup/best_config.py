@@ -54,7 +54,7 @@ class BestConfig(Mapping[str, object]):
             another device of the family) or `default` (the declared baseline).
         workload: the workload asked for.
         problem: the problem asked for.
-        objective: the objective asked for.
+        objective: what it was decided for, with its own limit on the latency, e.g. `throughput:4ms`.
         tuned_for: the problem it was tuned for; another than `problem` under `nearest`.
         device: digest of the device it was tuned on, of the one asked for under `default`; None if unknown.
         stack: digest of the software stack it was tuned under; None under `default`.
@@ -64,9 +64,9 @@ class BestConfig(Mapping[str, object]):
         p99_ns: 99th percentile of the latency.
         error: relative error against a higher-precision reference.
         memory_bytes: memory that the built configuration holds.
-        baseline_ns: the baseline's latency in the comparison that decided: its median, or its 99th percentile
-            where the objective is `tail`.
-        speedup: over the baseline, from that comparison's pairs.
+        baseline_ns: the baseline's latency in the comparison that decided: its median; for `tail` its 99th
+            percentile, for `throughput` its mean.
+        speedup: over the baseline, from that comparison's pairs; for `energy` by how much less a call takes.
         speedup_interval: its confidence interval, (low, high).
         is_baseline: whether this is the baseline, kept because nothing beat it or nothing better is known.
         limit_share: share of the measured ceiling (roofline) that it reaches, 0 to 1.
@@ -135,6 +135,8 @@ class BestConfig(Mapping[str, object]):
         """Where this configuration comes from, in a few lines for people."""
         lines = [str(self.problem), f"  configuration  {self._settings() or 'none'}"]
         lines.append(f"  match          {self.match}: {_MEANING.get(self.match, '')}")
+        if self.objective != "latency":
+            lines.append(f"  objective      {self._objective()}")
         if self.tuned_for != self.problem:
             lines.append(f"  tuned for      {self.tuned_for}")
         if self.latency_ns is not None:
@@ -152,17 +154,22 @@ class BestConfig(Mapping[str, object]):
     def _settings(self) -> str:
         return " ".join(f"{name}={value}" for name, value in self._configuration.items())
 
+    def _objective(self) -> str:
+        base, _, limit = self.objective.partition(":")
+        return f"{base}, where p99 is at most {limit}" if limit else base
+
     def _latency(self) -> str:
         text = _duration(self.latency_ns)
         if self.p99_ns is not None:
             text += f", p99 {_duration(self.p99_ns)}"
         if self.is_baseline:
-            return f"{text}; this is the baseline: nothing tried was faster"
+            return f"{text}; this is the baseline: nothing tried was better"
+        energy = self.objective == "energy"
         if self.speedup is not None:
-            text += f"; {self.speedup:.2f}x over the baseline"
+            text += f"; {self.speedup:.2f}x {'less energy than' if energy else 'over'} the baseline"
         if self.speedup_interval is not None:
             text += " ({:.2f} to {:.2f})".format(*self.speedup_interval)
-        if self.baseline_ns is not None:
+        if self.baseline_ns is not None and not energy:
             text += f" of {_duration(self.baseline_ns)}"
         return text
 

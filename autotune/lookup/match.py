@@ -5,11 +5,15 @@
 3. `nearest`: on this device, at the size closest in log2 space; under this stack before others.
 4. `similar`: this problem on another device of the same kind and family, the latest decision first; never one
    that uses more threads than this process has cores.
+
+Under a limit on the latency, what was proven for a tighter one counts too; of equal matches the loosest limit
+has the fastest configuration.
 """
 
 from __future__ import annotations
 
 from autotune.lookup.warning import warn_once
+from autotune.space.declared import limit_ns
 from autotune.space.problem import Problem
 
 TYPE_CHECKING = False
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from autotune.lookup.target import Target
 
 INFINITY = float("inf")
+KINDS = ("exact", "drifted", "nearest", "similar")
 
 
 class Found:
@@ -31,16 +36,23 @@ class Found:
     Attributes:
         match: the kind of match.
         tuned_for: the problem it was tuned for.
+        objective: the objective that it was decided for, with its own limit.
         row: its row of the table `choice`.
         configuration: decoded.
     """
 
-    __slots__ = ("configuration", "match", "row", "tuned_for")
+    __slots__ = ("configuration", "match", "objective", "row", "tuned_for")
 
     def __init__(
-        self, match: str, tuned_for: Problem, row: sqlite3.Row, configuration: dict[str, Any]
+        self,
+        match: str,
+        tuned_for: Problem,
+        objective: str,
+        row: sqlite3.Row,
+        configuration: dict[str, Any],
     ) -> None:
         self.match = match
+        self.objective = objective
         self.tuned_for = tuned_for
         self.row = row
         self.configuration = configuration
@@ -50,7 +62,35 @@ def find(published: Published, question: Question, target: Target) -> Found | No
     """The best published choice for a question; None if there is none that it allows."""
     if target.digest is None:
         return None
-    for match, tuned_for, choices in _matches(published, question, target, target.digest):
+    answers = (
+        _find(published, question, objective, target, target.digest)
+        for objective in _objectives(published, question)
+    )
+    return min(
+        (found for found in answers if found), key=lambda found: KINDS.index(found.match), default=None
+    )
+
+
+def _objectives(published: Published, question: Question) -> list[str]:
+    """The objective asked for, then the same under tighter limits, the loosest first."""
+    limit = limit_ns(question.objective)
+    if limit is None:
+        return [question.objective]
+    tighter = {
+        own: objective
+        for objective in published.objectives(question.problem)
+        if (own := limit_ns(objective)) is not None and own < limit
+    }
+    return [question.objective, *(tighter[own] for own in sorted(tighter, reverse=True))]
+
+
+def _find(
+    published: Published, question: Question, objective: str, target: Target, device: str
+) -> Found | None:
+    """The best published choice for a question that was decided for this very objective."""
+    for match, tuned_for, choices in _matches(published, question, objective, target, device):
+        if objective != question.objective and choices and choices[0]["is_baseline"]:
+            continue  # that nothing met a tighter limit says nothing of this one
         for row in _by_preference(question, choices):
             configuration = published.configuration(row)
             if configuration is None:
@@ -58,15 +98,15 @@ def find(published: Published, question: Question, target: Target) -> Found | No
                     f"row of {published.path}", f"{published.path}: passed over a damaged configuration"
                 )
             elif _allowed(configuration, question, match, target):
-                return Found(match, tuned_for, row, configuration)
+                return Found(match, tuned_for, objective, row, configuration)
     return None
 
 
 def _matches(
-    published: Published, question: Question, target: Target, device: str
+    published: Published, question: Question, objective: str, target: Target, device: str
 ) -> Iterator[tuple[str, Problem, Rows]]:
     """Groups of choices that one study published together, the closest match first."""
-    problem, objective = question.problem, question.objective
+    problem = question.problem
     stacks = _grouped(published.tuned(problem, objective, device))
     yield "exact", problem, stacks.pop((device, target.stack, problem.key), [])
     for choices in _latest_first(stacks.values()):

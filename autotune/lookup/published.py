@@ -36,6 +36,7 @@ _NEIGHBOURS = f"""SELECT {_COLUMNS} FROM choice
     WHERE workload = ? AND neighbourhood = ? AND objective = ? AND device = ? AND problem <> ?"""
 _RELATIVES = f"""SELECT {_COLUMNS} FROM choice WHERE workload = ? AND problem = ? AND objective = ?
     AND device IN (SELECT digest FROM device WHERE kind = ? AND family = ? AND digest <> ?)"""
+_OBJECTIVES = "SELECT DISTINCT objective FROM choice WHERE workload = ?"
 # SQLite decodes JSON in microseconds and is loaded anyway; importing `json` would cost 7 ms.
 _DECODED = "SELECT key, value, type FROM json_each(?)"
 
@@ -85,6 +86,10 @@ class Published:
     def relatives(self, problem: Problem, objective: str, device: str, kind: str, family: str) -> Rows:
         """The choices for a problem on other devices of a kind and family, under every stack."""
         return self._rows(_RELATIVES, problem.workload, problem.key, objective, kind, family, device)
+
+    def objectives(self, problem: Problem) -> list[str]:
+        """What the problem's workload has been tuned for."""
+        return [str(row[0]) for row in self._rows(_OBJECTIVES, problem.workload)]
 
     def configuration(self, row: sqlite3.Row) -> dict[str, Any] | None:
         """The configuration of a choice; None if the row is damaged."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autotune.errors import UnknownNameError, UsageError
-from autotune.space.declared import OBJECTIVES, declared, dimensions_of
+from autotune.space.declared import check_objective, declared, dimensions_of, limited
 from autotune.space.problem import Problem
 
 TYPE_CHECKING = False
@@ -21,7 +21,8 @@ class Question:
 
     Args:
         workload: name of the workload.
-        objective: one of `OBJECTIVES`.
+        objective: one of `OBJECTIVES`, or one under a limit (`throughput:5ms`).
+        slo_ms: such a limit on the 99th percentile of a call, given apart; None for none.
         max_error: greatest relative error that the caller accepts; None for that of the baseline.
         qualifiers: qualifiers whose values the caller has fixed.
         given: dimensions of the problem.
@@ -29,7 +30,8 @@ class Question:
     Raises:
         UnknownNameError: the workload, objective, a dimension or a qualifier is unknown.
         ProblemError: the dimensions do not make a problem.
-        UsageError: `max_error` is not a number that is at least 0, or `qualifiers` is no mapping.
+        UsageError: `max_error` is not a number that is at least 0, `qualifiers` is no mapping, `slo_ms` is no
+            positive number, or the objective takes no limit.
     """
 
     __slots__ = ("max_error", "objective", "problem", "qualifiers")
@@ -42,6 +44,7 @@ class Question:
         objective: str = "latency",
         max_error: float | None = None,
         qualifiers: Mapping[str, Any] | None = None,
+        slo_ms: float | None = None,
     ) -> None:
         dimensions = dimensions_of(workload)
         plain = {name: _plain(value) for name, value in given.items()}
@@ -49,9 +52,8 @@ class Question:
             self.problem = Problem(workload, plain)
         else:
             self.problem = Problem.of(workload, dimensions, plain)
-        if objective not in OBJECTIVES:
-            raise UnknownNameError("objective", objective, OBJECTIVES)
-        self.objective = objective
+        check_objective(objective)
+        self.objective = objective if slo_ms is None else limited(objective, slo_ms)
         self.max_error = None if max_error is None else _accepted_error(max_error)
         self.qualifiers = _known_qualifiers(workload, qualifiers) if qualifiers else {}
 

@@ -12,7 +12,10 @@ bootstrap interval of the trimmed mean, and the median. A claim must hold for al
 A percentile other than the median is judged once, when the rounds are over: that of each contender by its
 order statistics (`percentile_interval`), a ratio of two by the ends of both intervals. That needs hundreds of
 rounds, and holds for rounds that are independent of each other; a disturbance that lasts over several rounds
-hits all contenders in them.
+hits all contenders in them. Means are judged once too (`mean_ratio_interval`).
+
+Under a limit on the latency a challenger must also keep it: the upper bound of its 99th percentile is what
+counts. A defender gives way to the baseline once its lower bound lies above the limit.
 
 The defender is the incumbent, or the baseline when there is none. All others challenge: a challenger must
 beat the defender *and* the baseline by the margin. The baseline itself challenges an incumbent, and takes its
@@ -31,7 +34,7 @@ import numpy as np
 
 from autotune.errors import InternalError
 from autotune.measure.confidence import LARGEST_LOG_RATIO, confidence_sequence, rejects_at_most
-from autotune.measure.statistics import paired_bootstrap, percentile_interval
+from autotune.measure.statistics import mean_ratio_interval, paired_bootstrap, percentile_interval
 from autotune.store.records import Interval, Proof
 
 if TYPE_CHECKING:
@@ -56,14 +59,18 @@ class Rules(msgspec.Struct, frozen=True):
         margin: by how much a challenger must be faster, e.g. 0.01.
         confidence: that no challenger is found faster that is not, over all challengers and looks.
         round_cap: most rounds.
-        percentile: of the latency, which is compared.
+        percentile: of the latency, which is compared; None for its mean.
+        limit_ns: what the 99th percentile of a challenger must not exceed; None for no limit.
+        energy: whether samples are nanojoules, taken over windows of calls.
     """
 
     budget_seconds: float = 10.0
     margin: float = 0.01
     confidence: float = 0.99
     round_cap: int = 1000
-    percentile: float = MEDIAN
+    percentile: float | None = MEDIAN
+    limit_ns: float | None = None
+    energy: bool = False
 
 
 class Outcome(StrEnum):
@@ -108,12 +115,26 @@ class Comparison(msgspec.Struct, frozen=True):
         """How a challenger stands; the defender is a tie with itself."""
         if name == self.defender:
             return Outcome.TIE
+        if name != self.baseline and not self.keeps_limit(name):
+            return Outcome.TIE
         proof = self.proofs[name]
         against = [] if name == self.baseline else [proof.against_baseline]
         if proof.against_incumbent is not None:
             against.append(proof.against_incumbent)
         order = (Outcome.SLOWER, Outcome.TIE, Outcome.FASTER)
         return min((_outcome(interval, self.rules.margin) for interval in against), key=order.index)
+
+    def breaks_limit(self, name: str) -> bool:
+        """Whether a contender's 99th percentile is surely above the limit."""
+        return self.rules.limit_ns is not None and self._tail_ns(name)[0] > self.rules.limit_ns
+
+    def keeps_limit(self, name: str) -> bool:
+        """Whether a contender's 99th percentile is surely within the limit, if there is one."""
+        return self.rules.limit_ns is None or self._tail_ns(name)[1] <= self.rules.limit_ns
+
+    def _tail_ns(self, name: str) -> tuple[float, float]:
+        samples = [sample for sample in self.samples_ns[name] if sample is not None]
+        return percentile_interval(samples, 99.0, self.rules.confidence)
 
     @property
     def winner(self) -> str:
@@ -129,7 +150,8 @@ def decide(comparison: Comparison) -> str:
     """
     proven = [name for name in comparison.contenders if comparison.outcome(name) is Outcome.FASTER]
     if not proven:
-        return comparison.defender
+        lost = comparison.breaks_limit(comparison.defender)
+        return comparison.baseline if lost else comparison.defender
     medians = {name: comparison.proofs[name].latency_ns for name in proven}
     return _first_of_fastest(medians, comparison.rules.margin)
 
@@ -277,13 +299,23 @@ class _Rounds:
         return math.exp(float(np.nanmedian(self._column(name)[among])))
 
     def _latency_ns(self, name: str, among: npt.NDArray[np.bool_] | slice = slice(None)) -> float:
-        """The percentile that is compared."""
-        return math.exp(float(np.nanpercentile(self._column(name)[among], self._rules.percentile)))
+        """The percentile, or the mean, that is compared."""
+        logs = self._column(name)[among]
+        if self._rules.percentile is None:
+            return float(np.nanmean(np.exp(logs)))
+        return math.exp(float(np.nanpercentile(logs, self._rules.percentile)))
 
-    def _percentile_ratio(self, name: str, other: str) -> Interval:
+    def _mean_ratio(self, name: str, other: str) -> Interval:
+        """`other / name` of the means, over the rounds in which both ran."""
+        these, others = np.exp(self._column(name)), np.exp(self._column(other))
+        together = ~np.isnan(these + others)
+        low, high = mean_ratio_interval(others[together], these[together], 1 - self._alpha, seed=self._seed)
+        return Interval(float(others[together].mean() / these[together].mean()), low, high)
+
+    def _percentile_ratio(self, name: str, other: str, percentile: float) -> Interval:
         """`other / name` of the percentiles; each interval errs half as often as the ratio may."""
         (low, high), (other_low, other_high) = (
-            percentile_interval(np.exp(self._column(one)), self._rules.percentile, 1 - self._alpha / 2)
+            percentile_interval(np.exp(self._column(one)), percentile, 1 - self._alpha / 2)
             for one in (name, other)
         )
         bound = math.exp(LARGEST_LOG_RATIO)
@@ -301,8 +333,10 @@ class _Rounds:
     def _interval(self, name: str, other: str) -> Interval:
         if name == other:
             return Interval(1.0, 1.0, 1.0)
+        if self._rules.percentile is None:
+            return self._mean_ratio(name, other)
         if self._rules.percentile != MEDIAN:
-            return self._percentile_ratio(name, other)
+            return self._percentile_ratio(name, other, self._rules.percentile)
         differences = self._log_ratios(name, other)
         median = float(np.median(differences))
         readings = [

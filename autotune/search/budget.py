@@ -44,8 +44,9 @@ class Progress:
     Attributes:
         phase: `preparing`, `searching`, `deciding` or `done`.
         possible: configurations in the space.
-        best_ns: best screened latency so far, None before the first.
-        baseline_ns: the baseline's screened latency, None before it is known.
+        best_ns: screened latency of the best so far, None before the first.
+        best_value: what the objective minimises, of the best so far.
+        baseline_value: the same of the baseline, None before it is known.
         end_reason: why the search ended: `budget`, `trials`, `exhausted`, or `improbable` where its model
             expects nothing of what is left; empty before.
         trying: the configuration of the trial that runs, whose number is `tried`; None between trials.
@@ -59,7 +60,8 @@ class Progress:
     tried: int = 0
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     best_ns: float | None = None
-    baseline_ns: float | None = None
+    best_value: float | None = None
+    baseline_value: float | None = None
     end_reason: str = ""
     trying: Configuration | None = None
     stage: str = ""
@@ -72,5 +74,5 @@ class Progress:
 
     @property
     def speedup(self) -> float | None:
-        """Best screened median against the baseline's: an estimate until the final."""
-        return self.baseline_ns / self.best_ns if self.best_ns and self.baseline_ns else None
+        """How much better the best is than the baseline, as screened: an estimate until the final."""
+        return self.baseline_value / self.best_value if self.best_value and self.baseline_value else None

@@ -48,7 +48,7 @@ class Contender:
     Attributes:
         slot: its name in the worker.
         trial: number of its trial; None for baseline and incumbent.
-        screened_ns: what screening estimated of the objective; 0 if it was not screened.
+        screened: what screening estimated of the objective; 0 if it was not screened.
     """
 
     slot: str
@@ -56,12 +56,12 @@ class Contender:
     error: float
     memory_bytes: int
     trial: int | None = None
-    screened_ns: float = 0.0
+    screened: float = 0.0
 
     @classmethod
     def of(cls, trial: Trial, objective: Objective = LATENCY) -> Contender:
         """The contender that a trial makes."""
-        error, memory, screened = trial.error or 0.0, trial.memory_bytes or 0, _screened_ns(trial, objective)
+        error, memory, screened = trial.error or 0.0, trial.memory_bytes or 0, _screened(trial, objective)
         return cls(trial_slot(trial.number), trial.configuration, error, memory, trial.number, screened)
 
 
@@ -110,12 +110,17 @@ class Final:
             winner.slot,
             budget_seconds=seconds * REMEASURE_SHARE,
             min_samples=self.objective.least_samples,
+            energy=self.objective.energy,
         )
         choices = [self._choice(winner, comparison.proofs[winner.slot], winner is baseline, fresh)]
-        proven = {slot: comparison.proofs[slot] for slot in contenders if slot not in (winner.slot, BASELINE)}
+        proven = {
+            slot: comparison.proofs[slot]
+            for slot in contenders
+            if slot not in (winner.slot, BASELINE) and comparison.keeps_limit(slot)
+        }
         for contender in lossy:
             trial_comparison, alive = self._compare([baseline, contender], None, rounds_seconds)
-            if contender.slot in alive:
+            if contender.slot in alive and trial_comparison.keeps_limit(contender.slot):
                 contenders[contender.slot] = contender
                 proven[contender.slot] = trial_comparison.proofs[contender.slot]
         faster = [
@@ -123,7 +128,7 @@ class Final:
             for slot, proof in proven.items()
             if proof.against_baseline.low > 1 + self.rules.margin
         ]
-        return pareto_front([choices[0], *sorted(faster, key=lambda choice: choice.proof.latency_ns)])
+        return pareto_front([choices[0], *sorted(faster, key=_cost)])
 
     def _compare(
         self, contenders: Sequence[Contender], incumbent: Contender | None, seconds: float
@@ -136,7 +141,7 @@ class Final:
                     list(alive),
                     baseline=BASELINE,
                     incumbent=incumbent.slot if incumbent and incumbent.slot in alive else None,
-                    rules=replace(self.rules, budget_seconds=seconds, percentile=self.objective.percentile),
+                    rules=self.objective.rules(self.rules, seconds),
                     seed=self.seed,
                 )
                 return comparison, alive
@@ -185,64 +190,69 @@ class Final:
 def select_finalists(
     trials: Iterable[Trial],
     accurate: float,
-    baseline_ns: float,
+    baseline: float,
     excluded: Sequence[Configuration] = (),
     objective: Objective = LATENCY,
 ) -> list[Trial]:
     """The trials that go to the final: the fastest accurate ones, and the front of the less accurate ones.
 
-    Only trials that were checked, and none that is clearly slower than what it must beat: the fastest
-    accurate one for those as accurate, the baseline for the others.
+    Only trials that were checked and keep the objective's limit, and none that is clearly slower than what it
+    must beat: the fastest accurate one for those as accurate, the baseline for the others.
 
     Args:
         trials: of one study.
         accurate: the largest error of a configuration that is as accurate as the baseline.
-        baseline_ns: what screening estimated of the baseline.
+        baseline: what screening estimated of the baseline.
         excluded: configurations that are in the final anyway.
         objective: by which they are ranked.
     """
 
-    def screened_ns(trial: Trial) -> float:
-        return _screened_ns(trial, objective)
+    def screened(trial: Trial) -> float:
+        return _screened(trial, objective)
 
     ranked = sorted(
-        (t for t in trials if t.verdict is Verdict.OK and t.measurement and t.error is not None),
-        key=screened_ns,
+        (
+            trial
+            for trial in trials
+            if trial.verdict is Verdict.OK and trial.measurement and trial.error is not None
+            if objective.excess(trial.measurement) <= 0
+        ),
+        key=screened,
     )
     as_accurate = [trial for trial in ranked if _error(trial) <= accurate]
-    limit_ns = CLEARLY_SLOWER * min([baseline_ns, *map(screened_ns, as_accurate[:1])])
-    chosen = [t for t in as_accurate if screened_ns(t) <= limit_ns and t.configuration not in excluded]
+    limit = CLEARLY_SLOWER * min([baseline, *map(screened, as_accurate[:1])])
+    chosen = [t for t in as_accurate if screened(t) <= limit and t.configuration not in excluded]
     chosen = chosen[: objective.most_finalists]
     front: list[Trial] = []
     for trial in ranked:
         better = [*chosen[:1], *front]
         lossy = _error(trial) > accurate and trial.configuration not in excluded
-        hopeful = lossy and screened_ns(trial) <= CLEARLY_SLOWER * baseline_ns
-        if hopeful and not any(_covers(other, trial, screened_ns) for other in better):
+        hopeful = lossy and screened(trial) <= CLEARLY_SLOWER * baseline
+        if hopeful and not any(_covers(other, trial, screened) for other in better):
             front.append(trial)
     return chosen + front[: objective.most_finalists]
 
 
 def affordable(
-    finalists: Sequence[Contender], baseline_ns: float, seconds: float, objective: Objective = LATENCY
+    finalists: Sequence[Contender], baseline: float, seconds: float, objective: Objective = LATENCY
 ) -> Sequence[Contender]:
     """As many finalists, the first at least, as can be proven faster than the baseline in the time."""
-    latencies = [baseline_ns, *(finalist.screened_ns for finalist in finalists)]
-    while len(latencies) > 2 and least_seconds(latencies, objective) > seconds:
-        latencies.pop()
-    return finalists[: len(latencies) - 1]
+    values = [baseline, *(finalist.screened for finalist in finalists)]
+    while len(values) > 2 and least_seconds(values, objective) > seconds:
+        values.pop()
+    return finalists[: len(values) - 1]
 
 
-def least_seconds(latencies_ns: Iterable[float], objective: Objective = LATENCY) -> float:
-    """The shortest final that can prove anything of contenders with these latencies."""
-    return objective.least_rounds * sum(latencies_ns) / 1e9 / (1 - REMEASURE_SHARE)
+def least_seconds(values: Iterable[float], objective: Objective = LATENCY) -> float:
+    """The shortest final that can prove anything of contenders that were screened to be so."""
+    return objective.least_rounds * sum(map(objective.sample_seconds, values)) / (1 - REMEASURE_SHARE)
 
 
 def pareto_front(choices: Sequence[Choice]) -> tuple[Choice, ...]:
     """`choices` without those that an earlier one covers in latency, error and memory, ranks renumbered."""
     front: list[Choice] = []
     for choice in choices:
-        if not any(_covers(other, choice, lambda c: c.latency_ns) for other in front):
+        if not any(_covers(other, choice, _cost) for other in front):
             front.append(choice)
     return tuple(replace(choice, rank=rank) for rank, choice in enumerate(front))
 
@@ -252,18 +262,23 @@ def trial_slot(number: int) -> str:
     return f"trial-{number}"
 
 
-def _covers(better: T, worse: T, latency_ns: Callable[[T], float]) -> bool:
-    """Whether nothing speaks for `worse`: it is no faster, no more accurate and no smaller."""
+def _cost(choice: Choice) -> float:
+    """What the front trades for accuracy and memory: latency, or energy where that was compared."""
+    return choice.latency_ns if choice.proof.joules is None else choice.proof.joules
+
+
+def _covers(better: T, worse: T, cost: Callable[[T], float]) -> bool:
+    """Whether nothing speaks for `worse`: it costs no less, is no more accurate and no smaller."""
     return (
-        latency_ns(better) <= latency_ns(worse)
+        cost(better) <= cost(worse)
         and _error(better) <= _error(worse) * (1 + ACCURACY_SLACK)
         and (better.memory_bytes or 0) <= (worse.memory_bytes or 0) + MEMORY_SLACK_BYTES
     )
 
 
-def _screened_ns(trial: Trial, objective: Objective) -> float:
+def _screened(trial: Trial, objective: Objective) -> float:
     assert trial.measurement is not None, "only measured trials are ranked"
-    return objective.value_ns(trial.measurement)
+    return objective.value(trial.measurement)
 
 
 def _error(of: Trial | Choice) -> float:

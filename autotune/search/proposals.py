@@ -5,6 +5,7 @@ The history is the record; this study is rebuilt from it whenever a search start
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import optuna
@@ -40,7 +41,8 @@ class Proposals:
         pool: the valid configurations.
         seed: of the sampler.
         prior: what earlier studies found.
-        objective: what trials are learnt by.
+        objective: what trials are learnt by; one over its limit counts as failed.
+        allowed_error: the largest relative error that a trial may have.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class Proposals:
         seed: int,
         prior: Sequence[PriorStudy] = (),
         objective: Objective = LATENCY,
+        allowed_error: float = math.inf,
     ) -> None:
         self._objective = objective
+        self._allowed_error = allowed_error
         self._pool = pool
         self._sampler = PoolSampler(pool, seed, prior)
         self._study = optuna.create_study(sampler=self._sampler)
@@ -66,15 +70,29 @@ class Proposals:
                 self._study.enqueue_trial(configuration)
                 self._taken.add(row)
 
-    def learn(self, configuration: Configuration, latency_ns: float | None) -> None:
-        """Note what a configuration took; None means that it failed. One outside the pool is passed over."""
+    def learn(
+        self, configuration: Configuration, value: float | None, *, excess: float = -1.0, error: float = 0.0
+    ) -> None:
+        """Note what became of a configuration. One outside the pool is passed over.
+
+        Args:
+            configuration: asked for or not.
+            value: what the objective minimises; None if it failed.
+            excess: share by which it exceeds the objective's limit.
+            error: relative error, 0 where it was not checked.
+        """
         row = self._pool.find(configuration)
         if row is None:
             return
-        state = TrialState.FAIL if latency_ns is None else TrialState.COMPLETE
+        constraints = {"latency limit": excess, "error": error - self._allowed_error}
+        if value is not None and not math.isfinite(value):
+            value = None
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
         asked = self._asked.pop(row, None)
         if asked is not None:
-            self._study.tell(asked, latency_ns, state)
+            for name, by in constraints.items():
+                asked.set_constraint(name, by)
+            self._study.tell(asked, value, state)
             return
         self._taken.add(row)
         distributions: dict[str, BaseDistribution] = {
@@ -83,7 +101,13 @@ class Proposals:
             if parameter.name in configuration
         }
         self._study.add_trial(
-            create_trial(state=state, value=latency_ns, params=configuration, distributions=distributions)
+            create_trial(
+                state=state,
+                value=value,
+                params=configuration,
+                distributions=distributions,
+                constraints=constraints,
+            )
         )
 
     def learn_trial(self, trial: Trial) -> None:
@@ -91,7 +115,12 @@ class Proposals:
         if trial.verdict is Verdict.PREEMPTED:
             return
         measured = trial.measurement if trial.verdict in (Verdict.OK, Verdict.NOISY) else None
-        self.learn(trial.configuration, self._objective.value_ns(measured) if measured else None)
+        self.learn(
+            trial.configuration,
+            self._objective.value(measured) if measured else None,
+            excess=self._objective.excess(measured) if measured else -1.0,
+            error=trial.error or 0.0,
+        )
 
     def ask(self) -> Configuration | None:
         """The next configuration to try; None when all have been."""

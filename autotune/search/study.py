@@ -19,12 +19,10 @@ from msgspec.structs import replace
 
 from autotune.errors import TrialError
 from autotune.measure.comparison import Rules
-from autotune.measure.statistics import median_interval
 from autotune.search.budget import Budget, Progress
 from autotune.search.final import (
     ACCURACY_SLACK,
     BASELINE,
-    CLEARLY_SLOWER,
     INCUMBENT,
     Contender,
     Final,
@@ -34,9 +32,10 @@ from autotune.search.final import (
     select_finalists,
     trial_slot,
 )
-from autotune.search.objective import BY_NAME
+from autotune.search.objective import objective_named
 from autotune.search.proposals import Proposals
-from autotune.store.records import Measurement, Trial, Verdict, Winner
+from autotune.search.stages import Stages
+from autotune.store.records import Trial, Verdict, Winner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,22 +43,14 @@ if TYPE_CHECKING:
     from autotune.search.sampler.prior import PriorStudy
     from autotune.space.searchspace import SearchSpace
     from autotune.store.recorder import Recorder
-    from autotune.store.records import Configuration, StudyKey
+    from autotune.store.records import Configuration, Measurement, StudyKey
     from autotune.worker.messages import Prepared
     from autotune.worker.worker import Worker
-
-NOISY = 2.0
-"""A median that is not known within this factor when the time is up says nothing about the configuration."""
 
 __all__ = ["Budget", "Progress", "Study"]
 
 LEAST_TRIALS = 3
 """Tried however short the budget is: a decision without a challenger would be none."""
-
-HOPELESS = 5.0
-HOPELESS_SHARE = 0.01
-"""A configuration whose bare call, right after the build, takes this many times the best so far, and this
-share of the budget, is neither checked nor screened: that would take eight calls, and two have told."""
 
 MAKING_TIMES = 2.0
 """Times the budget that making the problem and its baseline may take where others wait for their turn: it was
@@ -115,7 +106,7 @@ class Study:
         self.hints = hints
         self.prior = prior
         self.rules = rules or Rules()
-        self.objective = BY_NAME[key.objective]
+        self.objective = objective_named(key.objective)
         self.seed = seed
         self.progress = Progress(str(space.problem), budget.seconds, len(space))
         self._limit_ns = limit_ns
@@ -143,6 +134,7 @@ class Study:
             reason = self.progress.end_reason = self._search()
             winner = self._decide()
             self.history.promote(self.id, winner)
+            reason = self.progress.end_reason = "; ".join(filter(None, [reason, self._limit_note()]))
         except TrialError as error:
             preempted = error.verdict == Verdict.PREEMPTED
             reason = (
@@ -182,8 +174,20 @@ class Study:
             BASELINE,
             budget_seconds=self.budget.screen_seconds,
             min_samples=self.objective.least_samples,
+            energy=self.objective.energy,
         )
-        self.progress.baseline_ns = self.baseline_ns = self.objective.value_ns(screened)
+        self._baseline_screened = screened
+        self.progress.baseline_value = self.baseline_value = self.objective.value(screened)
+        self._stages = Stages(
+            self.worker,
+            self.objective,
+            self.seed,
+            self.budget.seconds,
+            self.budget.screen_seconds,
+            self.allowed_error,
+            best_ns=lambda error: self._best(max(error, self.accurate), self.objective.latency_ns),
+            enter=self._enter,
+        )
         self._longest_final_seconds = self.budget.seconds_left / 2
         self._trials = list(self.history.trials(self.id))
         self.progress.verdicts.update(trial.verdict for trial in self._trials)
@@ -191,8 +195,10 @@ class Study:
 
     def _search(self) -> str:
         """Try configurations until something is spent; returns what was."""
-        proposals = Proposals(self.space.pool, self.seed, self.prior, self.objective)
-        proposals.learn(self.space.baseline, self.baseline_ns)
+        proposals = Proposals(self.space.pool, self.seed, self.prior, self.objective, self.allowed_error)
+        proposals.learn(
+            self.space.baseline, self.baseline_value, excess=self.objective.excess(self._baseline_screened)
+        )
         for trial in self._trials:
             proposals.learn_trial(trial)
         for quarantined in self._quarantined():
@@ -265,7 +271,7 @@ class Study:
         started_at, started = time.time(), time.monotonic()
         try:
             with self._trial_deadline():
-                verdict, reason = self._stages(trial_slot(number), configuration, outcome)
+                verdict, reason = self._stages.run(trial_slot(number), configuration, outcome)
         except TrialError as failure:
             verdict, reason = Verdict(failure.verdict), failure.reason
         except KeyboardInterrupt:
@@ -293,44 +299,21 @@ class Study:
         self._report()
         return stage
 
-    def _stages(
-        self, slot: str, configuration: Configuration, outcome: dict[str, Any]
-    ) -> tuple[Verdict, str]:
-        """Build, check and screen, noting in `outcome` what each showed; returns verdict and reason."""
-        best_ns = self._best_ns(math.inf)
-        hopeless = max(HOPELESS * best_ns / 1e9, HOPELESS_SHARE * self.budget.seconds)
-        built = self.worker.build(slot, configuration, slow_call_seconds=hopeless)
-        outcome.update(memory_bytes=built.memory_bytes, compile_seconds=built.compile_seconds)
-        call_ns = round(built.call_seconds * 1e9)
-        if built.call_seconds > hopeless:
-            outcome["measurement"] = Measurement((call_ns,), "clearly_slower", "monotonic", "hot")
-            slow = f"a call took {built.call_seconds:.3g} s, {call_ns / best_ns:.0f} times the best so far"
-            return Verdict.OK, f"{slow}: not checked"
-        outcome["stage"] = self._enter("correctness", configuration)
-        error = outcome["error"] = self.worker.check(slot, self.seed)
-        if error > self.allowed_error:
-            raise TrialError(Verdict.WRONG, f"relative error {error:.2e} exceeds {self.allowed_error:.2e}")
-        outcome["stage"] = self._enter("screening", configuration)
-        # One less accurate that is faster is no reason to stop: the two do not compete for the same rank.
-        limit_ns = self._best_ns(max(error, self.accurate)) * CLEARLY_SLOWER
-        measurement = outcome["measurement"] = self.worker.measure(
-            slot,
-            budget_seconds=self.budget.screen_seconds,
-            clearly_slower_than_ns=limit_ns,
-            min_samples=self.objective.least_samples,
-        )
-        reason = _noise(measurement)
-        return (Verdict.NOISY if reason else Verdict.OK), reason
-
-    def _best_ns(self, allowed_error: float) -> float:
-        """The least screened latency among the baseline and the trials with at most this error."""
+    def _best(self, allowed_error: float, value: Callable[[Measurement], float]) -> float:
+        """The least of what the baseline and the trials with at most this error were screened to be."""
         checked = (t for t in self._trials if t.error is not None and t.error <= allowed_error)
-        screened = (
-            self.objective.value_ns(t.measurement)
-            for t in checked
-            if t.verdict is Verdict.OK and t.measurement
-        )
-        return min([self.baseline_ns, *screened])
+        screened = (t.measurement for t in checked if t.verdict is Verdict.OK and t.measurement)
+        kept = (measurement for measurement in screened if self.objective.excess(measurement) <= 0)
+        return min(value(measurement) for measurement in (self._baseline_screened, *kept))
+
+    def _limit_note(self) -> str:
+        """That nothing met the objective's limit, and how close it came; empty where something did."""
+        screened = (t.measurement for t in self._trials if t.error is not None and t.verdict is Verdict.OK)
+        measured = [self._baseline_screened, *(one for one in screened if one is not None)]
+        if self.objective.limit_ns is None or any(self.objective.excess(one) <= 0 for one in measured):
+            return ""
+        limit, least = (ns / 1e6 for ns in (self.objective.limit_ns, min(one.p99_ns for one in measured)))
+        return f"nothing met the limit of {limit:g} ms: the least 99th percentile was {least:.3g} ms"
 
     def _record(self, trial: Trial) -> None:
         self.history.add_trial(self.id, trial)
@@ -339,14 +322,18 @@ class Study:
         self.progress.tried += 1
         self.progress.verdicts[trial.verdict] += 1
         if trial.measurement:
-            value = self.objective.value_ns(trial.measurement)
-            self.progress.best_ns = min(self.progress.best_ns or value, value)
+            value = self.objective.value(trial.measurement)
+            if self.progress.best_value is None or value < self.progress.best_value:
+                self.progress.best_value = value
+                self.progress.best_ns = self.objective.latency_ns(trial.measurement)
         self._report()
 
     def _keep_best_resident(self, trial: Trial) -> None:
         """Leave the likely finalists built in the worker, so that the final need not build them again."""
         self._resident.append(trial)
-        likely = select_finalists(self._resident, self.accurate, self.baseline_ns, objective=self.objective)
+        likely = select_finalists(
+            self._resident, self.accurate, self.baseline_value, objective=self.objective
+        )
         for dropped in self._resident:
             if dropped not in likely:
                 self.worker.release(trial_slot(dropped.number))
@@ -365,11 +352,11 @@ class Study:
         before = self._current_winner()
         incumbent = self._incumbent(before)
         excluded = [self.space.baseline, *([incumbent.configuration] if incumbent else [])]
-        chosen = select_finalists(self._trials, self.accurate, self.baseline_ns, excluded, self.objective)
+        chosen = select_finalists(self._trials, self.accurate, self.baseline_value, excluded, self.objective)
         finalists = final.ready([Contender.of(trial, self.objective) for trial in chosen])
         remaining = self.budget.seconds - self.progress.elapsed_seconds
         seconds = min(max(remaining, self._final_seconds()), self.budget.seconds_left)
-        proven = affordable(finalists, self.baseline_ns, seconds, self.objective)
+        proven = affordable(finalists, self.baseline_value, seconds, self.objective)
         choices = final.decide(self.baseline, incumbent, proven, max(seconds, 0.0))
         self.worker.deadline = None
         if self.key.max_error is None and before is not None:
@@ -397,7 +384,9 @@ class Study:
 
     def _final_seconds(self) -> float:
         """What the final takes: its share, or more where that would prove nothing of so slow a baseline."""
-        least = least_seconds([self.baseline_ns, self._best_ns(self.accurate)], self.objective)
+        least = least_seconds(
+            [self.baseline_value, self._best(self.accurate, self.objective.value)], self.objective
+        )
         return min(max(self.budget.seconds * self.budget.final_share, least), self._longest_final_seconds)
 
     def _must_decide_if_rebuilt(self) -> bool:
@@ -431,13 +420,3 @@ class Study:
     def _report(self, phase: str | None = None) -> None:
         self.progress.phase = phase or self.progress.phase
         self._observe(self.progress)
-
-
-def _noise(measurement: Measurement) -> str:
-    """Why a screening is too noisy to go by; empty when it is not."""
-    low, high = median_interval(measurement.samples_ns, confidence=0.95)
-    if measurement.stopped != "time_cap" or high < NOISY * low:
-        return ""
-    return (
-        f"the median of {len(measurement.samples_ns)} samples lies anywhere from {low:.0f} to {high:.0f} ns"
-    )

@@ -127,4 +127,4 @@ def prior_of(trials: Sequence[Trial], objective: Objective = LATENCY) -> PriorSt
 
 def _cost(trial: Trial, objective: Objective) -> float:
     measured = trial.verdict in (Verdict.OK, Verdict.NOISY) and trial.measurement
-    return objective.value_ns(measured) if measured else math.nan
+    return objective.value(measured) if measured else math.nan

@@ -6,15 +6,16 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from autotune.errors import TrialError, UnknownNameError
+from autotune.errors import TrialError
 from autotune.fingerprint import ceilings as known_ceilings
 from autotune.fingerprint.stack import stack_digest
 from autotune.measure.comparison import Rules
-from autotune.search.objective import BY_NAME
+from autotune.measure.energy import meter_for
+from autotune.search.objective import objective_named
 from autotune.search.preparation import Preparations
 from autotune.search.study import Budget, Study
 from autotune.search.transfer import FromHistory, nearest
-from autotune.space.declared import OBJECTIVES
+from autotune.space.declared import check_objective
 from autotune.space.searchspace import SearchSpace
 from autotune.store.records import StudyKey, Verdict
 from autotune.workloads.registry import declaration
@@ -47,7 +48,9 @@ class Goal:
     """What a problem is tuned for.
 
     Attributes:
-        objective: `latency`, the median of one call, or `tail`, its 99th percentile.
+        objective: `latency`, the median of a call; `tail`, its 99th percentile; `throughput`, calls per
+            second, or `throughput:5ms`, the same where the 99th percentile is at most that; `energy`, joules
+            per call.
         max_error: relative error that the caller accepts; None means no more than the baseline's.
     """
 
@@ -55,8 +58,16 @@ class Goal:
     max_error: float | None = None
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise UnknownNameError("objective", self.objective, OBJECTIVES)
+        check_objective(self.objective)
+
+    def check_measurable(self, device: str) -> None:
+        """Refuse what cannot be measured on a kind of device.
+
+        Raises:
+            UsageError: it counts no energy, or does not let this user read it.
+        """
+        if objective_named(self.objective).energy:
+            meter_for(device)
 
 
 @dataclass(frozen=True)
@@ -133,11 +144,15 @@ class Tuner:
 
         Raises:
             TrialError: the baseline cannot be built or run; `preempted`: the budget's deadline came first.
+            UsageError: the objective cannot be measured on this device.
             KeyboardInterrupt: asked to stop; finished trials are kept.
         """
+        goal.check_measurable(self.device.kind)
         space = self.space(problem, goal)
         key = self._key(space, goal)
-        prior = nearest(self.sources, problem, BY_NAME[goal.objective], but=self.history.find_study(key))
+        prior = nearest(
+            self.sources, problem, objective_named(goal.objective), but=self.history.find_study(key)
+        )
         # Winners whose studies were lost with an earlier history are all that is known of a neighbour.
         hints = [] if prior else self.history.neighbours(self.device.digest, problem, goal.objective)
         study = Study(

@@ -24,12 +24,55 @@ if TYPE_CHECKING:
 
     Dimensions = dict[str, Dimension]
 
-OBJECTIVES = ("latency", "tail")
-"""What a problem is tuned for: the median of one call, or its 99th percentile."""
+OBJECTIVES = ("latency", "tail", "throughput", "energy")
+"""What a problem is tuned for: a call's median, its 99th percentile, calls per second, joules per call."""
+
+LIMITABLE = "throughput"
+"""The objective that may carry a limit on the 99th percentile of a call, e.g. `throughput:5ms`."""
 
 ENTRY_POINTS = "autotune.workloads"
-ARGUMENTS = frozenset({"workload", "objective", "max_error", "qualifiers", "device", "generation"})
+ARGUMENTS = frozenset({"workload", "objective", "max_error", "qualifiers", "device", "generation", "slo_ms"})
 """Arguments of `get_best_config`, which no dimension may be named like."""
+
+
+def limited(objective: str, limit_ms: float) -> str:
+    """The name of an objective under a limit on the 99th percentile of a call, e.g. `throughput:5ms`.
+
+    Raises:
+        UsageError: the objective takes no limit, or the limit is no positive number of milliseconds.
+    """
+    if objective != LIMITABLE:
+        raise UsageError(f"objective {objective!r} takes no limit on the latency; only {LIMITABLE!r} does")
+    try:
+        name = f"{objective}:{float(limit_ms):g}ms" if type(limit_ms) is not bool else ""
+    except (TypeError, ValueError, OverflowError):
+        name = ""
+    if limit_ns(name) is None:
+        raise UsageError(f"a latency limit of {limit_ms!r} ms is not a number greater than 0")
+    return name
+
+
+def limit_ns(objective: str) -> float | None:
+    """The limit that an objective's name carries, in nanoseconds; None for one without."""
+    base, _, limit = objective.partition(":")
+    try:
+        milliseconds = float(limit.removesuffix("ms")) if base == LIMITABLE and limit.endswith("ms") else 0.0
+    except ValueError:
+        return None
+    return milliseconds * 1e6 if 0 < milliseconds < 1e9 else None
+
+
+def check_objective(objective: str) -> None:
+    """Refuse what is no objective, or not written as `limited` does.
+
+    Raises:
+        UnknownNameError: it is unknown.
+    """
+    if objective in OBJECTIVES:
+        return
+    limit = limit_ns(objective) if isinstance(objective, str) else None
+    if limit is None or limited(LIMITABLE, limit / 1e6) != objective:
+        raise UnknownNameError("objective", objective, (*OBJECTIVES, f"{LIMITABLE}:5ms"))
 
 
 class Declared:

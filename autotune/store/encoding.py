@@ -131,6 +131,8 @@ def choice_columns(winner_id: int, choice: Choice) -> Columns:
         "over_incumbent_low": incumbent.low if incumbent else None,
         "over_incumbent_high": incumbent.high if incumbent else None,
         "rounds_stopped": proof.stopped,
+        "proof_joules": proof.joules,
+        "baseline_joules": proof.baseline_joules,
         **_measurement_columns(choice.measurement),
     }
 
@@ -157,6 +159,8 @@ def choice_of(row: Row) -> Choice:
             against_baseline=Interval(row["speedup"], row["speedup_low"], row["speedup_high"]),
             against_incumbent=against_incumbent,
             stopped=row["rounds_stopped"],
+            joules=row["proof_joules"],
+            baseline_joules=row["baseline_joules"],
         ),
         trial=row["trial"],
         is_baseline=bool(row["is_baseline"]),
@@ -235,6 +239,7 @@ def _measurement_columns(measurement: Measurement | None) -> Columns:
         "cache": measurement.cache,
         "discarded": measurement.discarded,
         "clocks": to_json(measurement.clocks),
+        "joules": measurement.joules,
     }
 
 
@@ -248,4 +253,5 @@ def _measurement_of(row: Row) -> Measurement | None:
         cache=row["cache"],
         discarded=row["discarded"],
         clocks=from_json(row["clocks"]),
+        joules=row["joules"],
     )

@@ -46,6 +46,7 @@ class Measurement(msgspec.Struct, frozen=True):
         cache: `cold` (evicted before each call) or `hot`.
         discarded: samples thrown away because the device was throttled.
         clocks: clock readings around the batch in MHz, by name.
+        joules: energy of one call, from windows of calls back to back; None where it was not asked for.
     """
 
     samples_ns: tuple[int, ...]
@@ -54,6 +55,7 @@ class Measurement(msgspec.Struct, frozen=True):
     cache: str = "cold"
     discarded: int = 0
     clocks: dict[str, float] = {}
+    joules: float | None = None
 
     @property
     def p50_ns(self) -> float:
@@ -107,11 +109,14 @@ class Proof(msgspec.Struct, frozen=True):
         rounds: rounds in which every contender ran once, in random order.
         confidence: of the intervals, e.g. 0.99.
         margin: by how much an interval had to exclude 1, e.g. 0.01.
-        latency_ns: median of the rounds of this configuration, or their 99th percentile for `tail`.
+        latency_ns: median of the rounds of this configuration; for `tail` their 99th percentile, for
+            `throughput` their mean.
         baseline_ns: the same of the baseline's rounds.
-        against_baseline: paired speed-up over the baseline.
+        against_baseline: paired speed-up over the baseline; for `energy` by how much less a call takes.
         against_incumbent: paired speed-up over the incumbent; None when there was none.
         stopped: why rounds ended: `decided`, `time_cap` or `round_cap`.
+        joules: energy of one call, median of the rounds; None where latency was compared.
+        baseline_joules: the same of the baseline.
     """
 
     rounds: int
@@ -122,6 +127,8 @@ class Proof(msgspec.Struct, frozen=True):
     against_baseline: Interval
     against_incumbent: Interval | None = None
     stopped: str = ""
+    joules: float | None = None
+    baseline_joules: float | None = None
 
 
 class Trial(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ import msgspec
 from autotune.measure.comparison import Comparison, Rules  # noqa: TC001
 from autotune.store.records import Configuration, Measurement  # noqa: TC001
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Raised when messages change: a worker's interpreter may hold another version of autotune."""
 
 MARKER = struct.Struct("i")
@@ -58,13 +58,14 @@ class Check(_Message, frozen=True):
 
 
 class Measure(_Message, frozen=True):
-    """Sample a slot's latency."""
+    """Sample a slot's latency, and its energy if that is asked for."""
 
     slot: str
     budget_seconds: float
     min_samples: int
     clearly_slower_than_ns: float | None
     cache: str
+    energy: bool = False
 
 
 class Compare(_Message, frozen=True):

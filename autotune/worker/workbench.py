@@ -9,14 +9,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from msgspec.structs import replace
 
 from autotune.errors import AutotuneError, InternalError, TrialError, UsageError
 from autotune.fingerprint.cpu import cpu_facts
 from autotune.measure.comparison import compare
 from autotune.measure.correctness import check, checksum
+from autotune.measure.energy import meter_for, of_energy
 from autotune.measure.latency import measure_latency, warm_up
 from autotune.measure.memory import MemoryHeld, says_out_of_memory
 from autotune.measure.statistics import StoppingRule
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from autotune.workloads.base import Kernel, Tensors
     from autotune.workloads.native import NativeKernel
 
+ENERGY_WINDOWS = 3
+"""Of which the middle one counts: what else the machine does comes and goes."""
 CASES_KEPT = 4
 """Activations with their references: a study checks all its configurations on the same two."""
 COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
@@ -177,17 +182,28 @@ class Workbench:
             clearly_slower_than_ns=request.clearly_slower_than_ns,
         )
         slot, timer = self._slot(request.slot), self._timer(request.cache)
+        meter = meter_for(self.device) if request.energy else None
         with _failing_as(Verdict.CRASHED):
-            return messages.Measured(measure_latency(timer, slot.call, rule))
+            measurement = measure_latency(timer, slot.call, rule)
+            if meter is not None:
+                joules = median(meter.use(slot.call).joules for _ in range(ENERGY_WINDOWS))
+                measurement = replace(measurement, joules=joules)
+        return messages.Measured(measurement)
 
     def compare(self, request: messages.Compare) -> messages.Compared:
         """Interleaved rounds over slots, cold-cache."""
         calls = [self._slot(name).call for name in request.slots]
         timer = self._timer("cold")
+        meter = meter_for(self.device) if request.rules.energy else None
+        took: dict[str, list[float]] = {name: [] for name in request.slots}
 
         def sample(i: int) -> float:
             MARKER.pack_into(self._marker, 0, i)
-            return timer.sample(calls[i])
+            if meter is None:
+                return timer.sample(calls[i])
+            used = meter.use(calls[i])
+            took[request.slots[i]].append(used.seconds)
+            return 1e9 * used.joules
 
         MARKER.pack_into(self._marker, 0, 0)
         try:
@@ -206,7 +222,7 @@ class Workbench:
         except TrialError as failure:
             failure.slot = request.slots[MARKER.unpack_from(self._marker)[0]]
             raise
-        return messages.Compared(comparison)
+        return messages.Compared(comparison if meter is None else of_energy(comparison, took))
 
     def release(self, request: messages.Release) -> messages.Released:
         """Drop a slot."""

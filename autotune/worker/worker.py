@@ -201,6 +201,7 @@ class Worker:
         clearly_slower_than_ns: float | None = None,
         min_samples: int = 10,
         cache: str = "cold",
+        energy: bool = False,
     ) -> Measurement:
         """Sample a slot's latency until it is known well enough.
 
@@ -210,9 +211,10 @@ class Worker:
             clearly_slower_than_ns: stop as soon as the latency is surely above this.
             min_samples: fewest samples before it may count as converged.
             cache: `cold` or `hot`.
+            energy: whether to measure the energy of a call too, which takes another second.
         """
         self._need_built(slot)
-        request = messages.Measure(slot, budget_seconds, min_samples, clearly_slower_than_ns, cache)
+        request = messages.Measure(slot, budget_seconds, min_samples, clearly_slower_than_ns, cache, energy)
         limit = budget_seconds + self._limits.measure
         return self._ask(request, messages.Measured, limit, slot).measurement
 

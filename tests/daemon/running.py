@@ -38,7 +38,7 @@ others_running = 1000
 memory_available = 0.01
 temperature_c = 150
 [measure]
-screen_seconds = 0.1
+screen_seconds = 0.5
 [study]
 budget_seconds = 5
 [metrics]

@@ -10,6 +10,7 @@ import numpy as np
 from autotune.errors import TrialError
 from autotune.fingerprint.ceilings import Ceilings
 from autotune.measure.comparison import compare
+from autotune.measure.energy import of_energy
 from autotune.measure.statistics import StoppingRule
 from autotune.space import Dimension, Implementation, SpaceDeclaration
 from autotune.store.records import Configuration, Measurement, Verdict
@@ -80,6 +81,7 @@ class SimulatedWorker:
         compilers: configurations compiled at once.
         compile_seconds: what each takes; None for a compiler that hangs.
         spiky: whether one in thirty calls of a configuration takes three times as long.
+        watts: what a configuration draws.
     """
 
     deadline: float | None = None
@@ -92,7 +94,10 @@ class SimulatedWorker:
         compilers: int = 1,
         compile_seconds: float | None = 0.0,
         spiky: Callable[[Configuration], bool] = lambda _: False,
+        watts: Callable[[Configuration], float] = lambda _: 100.0,
     ) -> None:
+        self._watts_of = watts
+        self._watts: dict[str, float] = {}
         self._spiky = spiky
         self._spikes: dict[str, bool] = {}
         self.compiled: list[int] = []
@@ -126,6 +131,7 @@ class SimulatedWorker:
     def build(self, slot: str, configuration: Configuration, **_: Any) -> Built:
         self._slots[slot] = self._cost(configuration, self._m)
         self._spikes[slot] = self._spiky(configuration)
+        self._watts[slot] = self._watts_of(configuration)
         return Built(0.0, 0, self._slots[slot] / 1e9)
 
     def check(self, *_: Any) -> float:
@@ -141,6 +147,7 @@ class SimulatedWorker:
         budget_seconds: float,
         clearly_slower_than_ns: float | None = None,
         min_samples: int = 10,
+        energy: bool = False,
     ) -> Measurement:
         rule = StoppingRule(
             budget_seconds, min_samples=min_samples, clearly_slower_than_ns=clearly_slower_than_ns
@@ -150,7 +157,8 @@ class SimulatedWorker:
         while stopped is None:
             samples.append(round(self._sample(slot)))
             stopped = rule.stop(samples, sum(samples) / 1e9)
-        return Measurement(tuple(samples), stopped, "simulated")
+        joules = self._watts[slot] * self._sample(slot) / 1e9 if energy else None
+        return Measurement(tuple(samples), stopped, "simulated", joules=joules)
 
     def compare(
         self,
@@ -161,8 +169,14 @@ class SimulatedWorker:
         rules: Rules,
         seed: int,
     ) -> Comparison:
-        return compare(
-            lambda i: self._sample(slots[i]),
+        took: dict[str, list[float]] = {slot: [] for slot in slots}
+
+        def sample(i: int) -> float:
+            took[slots[i]].append(self._sample(slots[i]) / 1e9)
+            return took[slots[i]][-1] * 1e9 * (self._watts[slots[i]] if rules.energy else 1.0)
+
+        compared = compare(
+            sample,
             slots,
             baseline=baseline,
             incumbent=incumbent,
@@ -170,6 +184,7 @@ class SimulatedWorker:
             seed=seed,
             clock=lambda: 0.0,
         )
+        return of_energy(compared, took) if rules.energy else compared
 
     def _sample(self, slot: str) -> float:
         spike = 3.0 if self._spikes[slot] and self._random.random() < 1 / 30 else 1.0

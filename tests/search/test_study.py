@@ -52,7 +52,7 @@ def worker():
 @pytest.fixture(autouse=True)
 def a_busy_machine_is_no_reason(monkeypatch):
     """What is tested here must hold beside other processes too: no screening counts as too noisy."""
-    monkeypatch.setattr("autotune.search.study.NOISY", 1e9)
+    monkeypatch.setattr("autotune.search.stages.NOISY", 1e9)
 
 
 @pytest.fixture
@@ -199,9 +199,9 @@ def test_an_interruption_keeps_every_finished_trial(worker, history) -> None:
 
 
 def test_a_median_that_is_not_known_within_a_factor_of_two_is_noisy(monkeypatch) -> None:
-    from autotune.search.study import _noise
+    from autotune.search.stages import _noise
 
-    monkeypatch.setattr("autotune.search.study.NOISY", 2.0)
+    monkeypatch.setattr("autotune.search.stages.NOISY", 2.0)
     wild = Measurement(tuple([100, 1000] * 4), "time_cap", "monotonic")
     assert "8 samples" in _noise(wild)
     assert _noise(Measurement(wild.samples_ns, "clearly_slower", "monotonic")) == ""
@@ -223,7 +223,7 @@ def test_finalists_are_the_fastest_accurate_and_the_front_of_the_rest() -> None:
         trial(5, 1, 1e-3, verdict=Verdict.NOISY),
         *(trial(number, 37 + number, 1e-3) for number in range(6, 10)),
     ]
-    chosen = select_finalists(trials, accurate=1.01e-3, baseline_ns=120.0, excluded=[{"n": 0}])
+    chosen = select_finalists(trials, accurate=1.01e-3, baseline=120.0, excluded=[{"n": 0}])
     assert [1, 6, 7, 8, 2, 3] == [one.number for one in chosen]
 
 
@@ -236,9 +236,9 @@ def test_no_finalist_is_clearly_slower_than_what_it_must_beat_or_unchecked() -> 
         trial(4, 240, 1e-2, memory=-(16 << 20)),
         replace(trial(5, 90, 1e-3), error=None),
     ]
-    chosen = select_finalists(trials, accurate=1.01e-3, baseline_ns=200.0)
+    chosen = select_finalists(trials, accurate=1.01e-3, baseline=200.0)
     assert [0, 1, 3] == [one.number for one in chosen]
-    assert [] == select_finalists(trials[:3], accurate=1.01e-3, baseline_ns=80.0)
+    assert [] == select_finalists(trials[:3], accurate=1.01e-3, baseline=80.0)
 
 
 def test_the_final_takes_no_more_finalists_than_it_can_prove_anything_of() -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from autotune.errors import TrialError
+from autotune.errors import TrialError, UsageError
 from autotune.measure.comparison import Rules
 from autotune.search.study import Budget
 from autotune.search.tuning import LEAST_STUDY_SECONDS, Goal, Tuner
+from autotune.space.declared import limited
 from autotune.store import open_history
 from autotune.store.records import Verdict
 from autotune.workloads.registry import declaration
@@ -162,3 +163,67 @@ def test_the_tail_is_an_objective_of_its_own(history) -> None:
 def test_too_few_rounds_prove_nothing_of_a_tail(history) -> None:
     _, best = tuned(history, SimulatedWorker(), trials=10, objective="tail", rounds=400)
     assert {"implementation": "plain"} == best
+
+
+SPIKY = {"spiky": lambda configuration: configuration.get("packed", False)}
+
+
+def test_throughput_goes_by_the_mean(history) -> None:
+    """Two in sixty calls that take three times as long weigh less in the mean than packing saves."""
+    _, best = tuned(history, SimulatedWorker(**SPIKY), trials=30, objective="throughput", rounds=200)
+    assert best["packed"]
+    (decision,) = history.decisions(state="current")
+    proof = decision.winner.choices[0].proof
+    assert proof.latency_ns == pytest.approx((1 + 2 / 30) * latency_ns(best, 16), rel=0.03)
+    assert proof.against_baseline.low > 1.01
+
+
+def test_under_a_limit_the_winner_keeps_it_with_its_99th_percentile(history) -> None:
+    limit_ms = 2.5 * optimum_ns(16) / 1e6
+    objective = limited("throughput", limit_ms)
+    study, best = tuned(history, SimulatedWorker(**SPIKY), trials=30, objective=objective, rounds=1000)
+    assert best["implementation"] == "tiled"
+    assert not best["packed"], "a packed one takes three times as long now and then"
+    (decision,) = history.decisions(state="current")
+    assert decision.winner.objective == objective
+    assert decision.winner.choices[0].measurement.p99_ns <= 1e6 * limit_ms
+    assert "trials" == study.end_reason
+
+
+def test_too_few_rounds_prove_nothing_under_a_limit(history) -> None:
+    objective = limited("throughput", 2.5 * optimum_ns(16) / 1e6)
+    _, best = tuned(history, SimulatedWorker(**SPIKY), trials=10, objective=objective, rounds=400)
+    assert {"implementation": "plain"} == best
+
+
+def test_a_limit_that_nothing_meets_is_told_with_what_came_closest(history) -> None:
+    study, best = tuned(history, SimulatedWorker(), trials=10, objective="throughput:0.01ms", rounds=600)
+    assert {"implementation": "plain"} == best
+    assert study.end_reason.startswith(
+        "trials; nothing met the limit of 0.01 ms: the least 99th percentile was"
+    )
+
+
+def test_energy_goes_by_joules(history, monkeypatch) -> None:
+    """Packed configurations are faster, and draw ten times the power."""
+    monkeypatch.setattr("autotune.search.tuning.meter_for", lambda _: None)
+    worker = SimulatedWorker(watts=lambda configuration: 1000.0 if configuration.get("packed") else 100.0)
+    _, fastest = tuned(history, worker, trials=30)
+    _, thriftiest = tuned(history, worker, trials=30, objective="energy", rounds=100)
+    assert fastest["packed"]
+    assert thriftiest["implementation"] == "tiled"
+    assert not thriftiest["packed"]
+    current = {decision.winner.objective: decision.winner for decision in history.decisions(state="current")}
+    proof = current["energy"].choices[0].proof
+    assert proof.joules == pytest.approx(100e-9 * latency_ns(thriftiest, 16), rel=0.02)
+    assert proof.latency_ns == pytest.approx(latency_ns(thriftiest, 16), rel=0.02)
+    assert proof.baseline_joules == pytest.approx(100e-9 * 9e5, rel=0.02)
+    assert proof.against_baseline.ratio == pytest.approx(proof.baseline_joules / proof.joules, rel=0.01)
+
+
+def test_energy_that_cannot_be_measured_is_refused_before_any_work(history, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("autotune.measure.energy.POWERCAP", tmp_path)
+    worker = SimulatedWorker()
+    with pytest.raises(UsageError, match=r"energy cannot be measured here: .* has no intel-rapl"):
+        tuned(history, worker, objective="energy")
+    assert not history.studies()

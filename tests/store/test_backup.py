@@ -13,6 +13,7 @@ import pytest
 from autotune.errors import DatabaseError
 from autotune.store import open_history
 from autotune.store.backup import BACKUP_AGE_SECONDS, KEPT, backup, backups, check, newest_whole
+from autotune.store.schema import latest_version
 from autotune.store.snapshot import publish
 from autotune.store.statedir import StateDir
 from tests.store.damage import break_a_page
@@ -81,9 +82,9 @@ def test_a_writer_makes_the_backup_that_is_due(state: Path) -> None:
 def test_a_check_reads_histories_and_snapshots(history: History, state: Path) -> None:
     promote(history)
     publish(history, "why")
-    for name, kind in (("history.db", "history"), ("best.db", "snapshot")):
+    for name, kind, version in (("history.db", "history", latest_version()), ("best.db", "snapshot", 1)):
         checked = check(str(state / name))
-        assert (kind, 1, ()) == (checked.kind, checked.version, checked.faults)
+        assert (kind, version, ()) == (checked.kind, checked.version, checked.faults)
         assert (state / name).stat().st_size == checked.size_bytes
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from autotune.errors import HistoryLockedError, InternalError, UnknownNameError
 from autotune.store import open_history, read_history, schema
@@ -295,6 +296,32 @@ def test_the_schema_is_strict_and_says_whose_it_is(history: History, state: Path
     ours = [row for row in tables if row[0] == "main" and not row[1].startswith(("sqlite_", "_sqlite"))]
     assert 8 < len(ours)
     assert [] == [row[1] for row in ours if not row[5]]
+
+
+def test_a_history_of_an_earlier_schema_keeps_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = str(tmp_path / "state")
+    first = schema.migrations()[:1]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(schema, "migrations", lambda: first)
+        schema.columns.cache_clear()
+        with open_history(state) as history:
+            record_host(history)
+            study = history.begin_study(study_key(16), problem(16).dimensions)
+    schema.columns.cache_clear()
+    with closing(sqlite3.connect(f"{state}/history.db")) as connection, connection:
+        assert (1,) == connection.execute("PRAGMA user_version").fetchone()
+        connection.execute(
+            "INSERT INTO trial(study, number, configuration, verdict, stage, reason, compile_seconds,"
+            " measure_seconds, started_at) VALUES (?, 0, '{}', 'hung', 'compile', '', 0.0, 0.0, 0.0)",
+            (study,),
+        )
+    with open_history(state) as history:
+        assert [Verdict.HUNG] == [each.verdict for each in history.trials(study)]
+        measured = Measurement((5,), "converged", "monotonic", joules=2.5)
+        history.add_trial(study, replace(trial(1), measurement=measured))
+        assert measured == history.trial(study, 1).measurement
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(
