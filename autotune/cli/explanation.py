@@ -47,9 +47,9 @@ def _verdict(best: Choice, objective: Objective) -> str:
     limit = "" if objective.limit_ns is None else f" within p99 {output.latency(objective.limit_ns)}"
     if best.is_baseline:
         better = "thriftier" if objective.energy else "faster"
-        return (
-            f"The baseline stays: nothing was proven {better} by {100 * proof.margin:g} %{limit} at {sure}."
-        )
+        few = f"; {proof.rounds} rounds are too few" if proof.rounds < objective.least_rounds else ""
+        margin = f"{100 * proof.margin:g} %"
+        return f"The baseline stays: nothing was proven {better} by {margin}{limit} at {sure}{few}."
     gain = output.speedup(proof.against_baseline)
     than = f"takes {gain} less energy than" if objective.energy else f"is {gain} as fast as"
     return (

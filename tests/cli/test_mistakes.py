@@ -55,6 +55,12 @@ LINEAR = ("-p", "m=16,n=64,k=64")
         (["tune", "linear", *LINEAR, "--objective", "latencyy"], "did you mean latency"),
         (["tune", "linear", *LINEAR, "--budget", "soon"], "is not a duration"),
         (["tune", "linear", *LINEAR, "--budget", "0s"], "is not a duration"),
+        (["tune", "linear", *LINEAR, "--objective", "speed"], "unknown objective 'speed'"),
+        (["tune", "linear", *LINEAR, "--latency-limit", "5ms"], "only 'throughput' does"),
+        (
+            ["tune", "linear", *LINEAR, "--objective", "throughput", "--latency-limit", "soon"],
+            "not a duration",
+        ),
         (["tune", "linear", *LINEAR, "--module", "no_such_module"], "cannot be imported"),
         (["tune", "linear", *LINEAR, "--module", "nowhere.py"], "is not a file"),
         (["tune", "--model", "kimi-k3", "--tp", "8"], "kimi-k2"),

@@ -114,6 +114,29 @@ def test_the_database_is_whole_backed_up_and_restored(tuned) -> None:
     assert json.loads(autotune(tuned, "history", "--json"))
 
 
+def test_each_objective_has_winners_of_its_own(tuned) -> None:
+    words = ("blocked_softmax", "--module", EXAMPLE, *PROBLEM, "--objective", "throughput")
+    autotune(tuned, "tune", *words, "--budget", "15s", "--trials", "3")
+    found = json.loads(autotune(tuned, "best", *words, "--json"))
+    assert ("exact", "throughput") == (found["match"], found["objective"])
+    assert "by mean with the baseline" in autotune(tuned, "explain", *words)
+    limited = json.loads(autotune(tuned, "best", *words, "--latency-limit", "5ms", "--json"))
+    assert ("default", "throughput:5ms") == (limited["match"], limited["objective"])
+
+
+def test_energy_that_cannot_be_measured_is_refused_in_one_line(environment, tmp_path) -> None:
+    if Path("/sys/class/powercap/intel-rapl:0").exists():
+        pytest.skip("energy can be measured here")
+    env = {**environment, "AUTOTUNE_STATE_DIR": str(tmp_path)}
+    words = ["tune", "blocked_softmax", "--module", EXAMPLE, *PROBLEM, "--objective", "energy"]
+    command = [sys.executable, "-m", "autotune", *words]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert 2 == done.returncode
+    assert "energy cannot be measured here" in done.stderr
+    assert 1 == len(done.stderr.strip().splitlines())
+    assert not list(tmp_path.iterdir())
+
+
 def test_ctrl_c_keeps_every_finished_trial(environment, tmp_path) -> None:
     env = {**environment, "AUTOTUNE_STATE_DIR": str(tmp_path)}
     words = ["tune", "blocked_softmax", "--module", EXAMPLE, *PROBLEM, "--budget", "10m"]

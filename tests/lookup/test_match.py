@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import autotune
+from autotune.errors import UnknownNameError, UsageError
 
 CONFIGURATIONS = {name: {"implementation": name} for name in ("a", "b", "c", "d", "e")}
 
@@ -195,3 +196,55 @@ def test_a_row_without_a_figure_still_answers(node, column, options):
     assert repr(best)
     if column != "error" or not options.get("qualifiers"):
         assert best.match == "exact"
+
+
+def test_under_a_limit_what_was_proven_for_a_tighter_one_counts_the_loosest_first(node):
+    limits = {"a": ":2ms", "b": ":4.5ms", "c": ":8ms", "d": ":4.8ms", "e": ""}
+    node.publish(
+        *(
+            node.choice(
+                configuration=CONFIGURATIONS[name],
+                objective=f"throughput{limit}",
+                is_baseline=int(name == "d"),
+            )
+            for name, limit in limits.items()
+        )
+    )
+    asked = {"objective": "throughput"}
+    assert answer(**asked) == ("exact", "e", 16)
+    assert answer(**asked, slo_ms=8) == ("exact", "c", 16)
+    assert answer(objective="throughput:8ms") == ("exact", "c", 16)
+    assert answer(**asked, slo_ms=4.8) == ("exact", "d", 16), "decided for this very limit"
+    assert answer(**asked, slo_ms=5.0) == ("exact", "b", 16), "that nothing met 4.8 ms says nothing of 5"
+    assert answer(**asked, slo_ms=1.0)[0] == "default"
+    best = autotune.get_best_config("toy", m=16, n=64, slo_ms=5, objective="throughput")
+    assert best.objective == "throughput:4.5ms"
+    assert "objective      throughput, where p99 is at most 4.5ms" in best.explain()
+
+
+def test_an_exact_match_under_a_tighter_limit_comes_before_a_neighbour_under_this_one(node):
+    node.publish(
+        node.choice(configuration=CONFIGURATIONS["a"], objective="throughput:5ms", m=512),
+        node.choice(configuration=CONFIGURATIONS["b"], objective="throughput:2ms"),
+    )
+    assert answer(objective="throughput", slo_ms=5) == ("exact", "b", 16)
+
+
+@pytest.mark.parametrize("slo_ms", [0, -1.0, "soon", True, float("nan"), float("inf"), [1], 1e30])
+def test_a_limit_that_is_no_positive_number_is_refused(node, slo_ms):
+    with pytest.raises(UsageError, match="is not a number greater than 0"):
+        answer(objective="throughput", slo_ms=slo_ms)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["throughput:5", "throughput:05ms", "throughput:", "throughput:-1ms", "latency:5ms", "throughput:nanms"],
+)
+def test_a_limit_has_one_spelling(node, name):
+    with pytest.raises(UnknownNameError, match="unknown objective"):
+        answer(objective=name)
+
+
+def test_only_throughput_takes_a_limit(node):
+    with pytest.raises(UsageError, match="objective 'tail' takes no limit"):
+        answer(objective="tail", slo_ms=5)

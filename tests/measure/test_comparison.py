@@ -204,3 +204,68 @@ def test_a_shorter_tail_is_found_though_the_medians_are_equal() -> None:
     few = Rules(round_cap=400, percentile=99)
     found = compare(lambda i: heavy_tailed(generator, (1.0, 0.1)[i]), ["a", "b"], baseline="a", rules=few)
     assert found.winner == "a"
+
+
+def test_equal_means_are_found_different_no_more_often_than_claimed() -> None:
+    """Of 200 comparisons of a contender with itself, at a confidence of 95 % and no margin."""
+    found = 0
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        rules = Rules(margin=0.0, confidence=0.95, round_cap=200, percentile=None)
+        comparison = compare(
+            lambda _, g=generator: heavy_tailed(g, 0.3), ["a", "b"], baseline="a", rules=rules
+        )
+        found += comparison.outcome("b") is not Outcome.TIE
+    assert found <= 20
+
+
+def test_a_better_mean_is_found_though_the_median_is_worse() -> None:
+    """`b` is 5 % slower, and spared what takes `a` three times as long in one of five calls."""
+    generator = np.random.default_rng(0)
+
+    def sample(i: int) -> float:
+        spike = 3.0 if i == 0 and generator.random() < 0.2 else 1.0
+        return 1e6 * (1.0, 1.05)[i] * spike * math.exp(generator.normal(0, 0.01))
+
+    found = compare(sample, ["a", "b"], baseline="a", rules=Rules(round_cap=300, percentile=None))
+    proof = found.proofs["b"]
+    assert found.winner == "b"
+    assert proof.latency_ns == pytest.approx(1.05e6, rel=0.01)
+    assert proof.baseline_ns == pytest.approx(1.4e6, rel=0.05)
+    assert proof.against_baseline.low < 1.4 / 1.05 < proof.against_baseline.high
+    assert compare(sample, ["a", "b"], baseline="a", rules=Rules(round_cap=300)).winner == "a"
+
+
+def test_under_a_limit_only_what_surely_keeps_it_wins() -> None:
+    """`b` is the fastest, but takes three times as long in one of twenty calls."""
+    generator = np.random.default_rng(0)
+
+    def sample(i: int) -> float:
+        spike = 3.0 if i == 1 and generator.random() < 0.05 else 1.0
+        return 1e6 * (2.0, 1.0, 1.5)[i] * spike * math.exp(generator.normal(0, 0.01))
+
+    found = {
+        (rounds, limit): compare(
+            sample,
+            ["a", "b", "c"],
+            baseline="a",
+            rules=Rules(round_cap=rounds, percentile=None, limit_ns=limit),
+        )
+        for rounds, limit in ((800, 4e6), (800, 2.5e6), (800, 1e6), (300, 2.5e6))
+    }
+    assert ["b", "c", "a", "a"] == [comparison.winner for comparison in found.values()]
+    assert found[800, 2.5e6].breaks_limit("b")
+    assert not found[300, 2.5e6].keeps_limit("c"), "too few rounds to bound a 99th percentile"
+    assert not found[300, 2.5e6].breaks_limit("c")
+
+
+def test_a_defender_over_the_limit_gives_way_to_the_baseline() -> None:
+    generator = np.random.default_rng(0)
+    comparison = compare(
+        lambda i: 1e6 * (1.2, 1.0)[i] * (3.0 if i == 1 and generator.random() < 0.05 else 1.0),
+        ["a", "incumbent"],
+        baseline="a",
+        incumbent="incumbent",
+        rules=Rules(round_cap=800, percentile=None, limit_ns=2e6),
+    )
+    assert comparison.winner == "a"
