@@ -13,7 +13,7 @@ from autotune.search.sampler.design import distant_row
 from autotune.search.sampler.encoding import Encoding
 from autotune.search.sampler.prior import forecast
 from autotune.search.sampler.surrogate import Posterior, fit
-from autotune.search.sampler.targets import Targets, log_scale, scalarised
+from autotune.search.sampler.targets import FEW, Targets, log_scale, scalarised
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,6 +77,9 @@ class PoolSearch:
     the one of greatest expected improvement. Rows asked and not yet told count as pending: later rows are
     chosen as if they had come out as predicted, so that a batch spreads. Everything follows from the seed.
 
+    With earlier studies, every other row after the first `FEW` is chosen by a search that knows nothing of
+    them: what they are wrong about, they would keep the search from finding out.
+
     Args:
         pool: the valid configurations.
         seed: of the starts, and of the candidates where the pool is larger than the model predicts at once.
@@ -107,6 +110,7 @@ class PoolSearch:
         self._posterior: Posterior | None = None
         self._renewal: Iterator[None] | None = None
         self._expected_improvement: float | None = None
+        self._sceptic = PoolSearch(pool, seed, (), settings) if self._forecast else None
 
     @property
     def told(self) -> int:
@@ -132,6 +136,8 @@ class PoolSearch:
     def exclude(self, row: int) -> None:
         """Never propose this row."""
         self._free[row] = False
+        if self._sceptic:
+            self._sceptic.exclude(row)
 
     def ask(self) -> int | None:
         """The row to try next, pending from now on; None when every row has been proposed.
@@ -140,8 +146,12 @@ class PoolSearch:
         """
         if not self._free.any():
             return None
-        self._expected_improvement = None
-        row = self._choose()
+        tried = len(self._told) + len(self._pending)
+        if self._sceptic and tried >= FEW and tried % 2:
+            row = self._sceptic._choose()
+            self._expected_improvement = self._sceptic._expected_improvement
+        else:
+            row = self._choose()
         self.reserve(row)
         return row
 
@@ -150,6 +160,8 @@ class PoolSearch:
         self._free[row] = False
         if row not in self._pending and row not in self._told:
             self._pending.append(row)
+        if self._sceptic:
+            self._sceptic.reserve(row)
 
     def tell(self, row: int, value: float | Sequence[float] | None) -> None:
         """Learn what a row cost; a row told again counts with the median of what was told.
@@ -164,13 +176,18 @@ class PoolSearch:
             self._pending.remove(row)
         told = np.atleast_1d(np.asarray(np.nan if value is None else value, np.float64))
         self._told.setdefault(row, []).append(told)
+        if self._sceptic:
+            self._sceptic.tell(row, value)
 
     def withdraw(self, row: int) -> None:
         """A pending row came to nothing, through no fault of its own: it may be proposed again."""
         self._pending.remove(row)
         self._free[row] = True
+        if self._sceptic:
+            self._sceptic.withdraw(row)
 
     def _choose(self) -> int:
+        self._expected_improvement = None
         free = np.flatnonzero(self._free)
         if not self._told and self._forecast:
             return int(free[np.argmin(self._expectation[free])])
