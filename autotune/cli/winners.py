@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from autotune.cli import output
+from autotune.search.objective import objective_named
 from autotune.space.problem import Problem
 
 if TYPE_CHECKING:
@@ -17,9 +18,14 @@ if TYPE_CHECKING:
 
 
 def winners_table(winners: Sequence[Winner]) -> Table:
-    """One row a problem, and the geometric mean of the speed-ups beneath."""
+    """One row a problem, and the geometric mean of the speed-ups beneath.
+
+    Where the objective is not the median, both latencies are what was compared, which a column names.
+    """
+    others = any(winner.objective != "latency" for winner in winners)
     table = output.table(
         "problem",
+        *(["compared by"] if others else []),
         "baseline",
         "winner",
         "latency",
@@ -33,9 +39,10 @@ def winners_table(winners: Sequence[Winner]) -> Table:
         kept = "baseline kept" if best.is_baseline else output.configuration(best.configuration)
         table.add_row(
             output.problem(problem_of(winner)),
+            *([compared_by(winner.objective)] if others else []),
             output.latency(best.proof.baseline_ns),
             kept,
-            output.latency(best.latency_ns),
+            output.latency(best.latency_ns if winner.objective == "latency" else best.proof.latency_ns),
             output.speedup(best.proof.against_baseline),
             output.error(best.error),
             output.share(best.limit_share),
@@ -43,6 +50,13 @@ def winners_table(winners: Sequence[Winner]) -> Table:
     table.caption = f"geometric-mean speed-up {geometric_mean(winners):.2f}x over {len(winners)} problems"
     table.caption_justify = "left"
     return table
+
+
+def compared_by(objective: str) -> str:
+    """What an objective compares: `mean, p99 at most 5 ms`."""
+    goal = objective_named(objective)
+    limit = "" if goal.limit_ns is None else f", p99 at most {output.latency(goal.limit_ns)}"
+    return f"{goal.statistic}{limit}"
 
 
 def geometric_mean(winners: Sequence[Winner]) -> float:
