@@ -163,7 +163,7 @@ def _sizes(key: str, nearest: tuple[str, ...]) -> dict[str, int] | None:
 
 
 def _by_preference(question: Question, choices: Rows) -> list[sqlite3.Row]:
-    """The choices that are accurate enough, fastest first.
+    """The choices that are accurate enough, the best first.
 
     Rank 0 is the winner under the default rule, no less accurate than the baseline; the others trade speed,
     accuracy and memory, for callers who say what they accept.
@@ -177,7 +177,8 @@ def _by_preference(question: Question, choices: Rows) -> list[sqlite3.Row]:
         bound = max((_or(row["baseline_error"], _or(row["error"], 0.0)) for row in winners), default=0.0)
     accurate = [row for row in choices if _or(row["error"], INFINITY) <= bound]
     accurate.sort(
-        key=lambda row: (_or(row["latency_ns"], INFINITY), _or(row["error"], INFINITY), row["rank"])
+        # By what was proven: the latency is the median, whatever the objective compares.
+        key=lambda row: (-_or(row["speedup"], 0.0), _or(row["error"], INFINITY), row["rank"])
     )
     return accurate
 

@@ -263,8 +263,8 @@ def trial_slot(number: int) -> str:
 
 
 def _cost(choice: Choice) -> float:
-    """What the front trades for accuracy and memory: latency, or energy where that was compared."""
-    return choice.latency_ns if choice.proof.joules is None else choice.proof.joules
+    """What the front trades for accuracy and memory, as a share of the baseline's in the same rounds."""
+    return 1 / choice.proof.against_baseline.ratio
 
 
 def _covers(better: T, worse: T, cost: Callable[[T], float]) -> bool:

@@ -56,7 +56,10 @@ class Node:
             "decided_at": 1_700_000_000.0,
         }  # fmt: skip
         assert values.keys() <= row.keys()
-        return row | values
+        row |= values
+        if "speedup" not in values and row["latency_ns"] is not None:
+            row["speedup"] = row["baseline_ns"] / row["latency_ns"]
+        return row
 
     def publish(
         self, *choices: dict[str, object], generation: int = 1, devices: tuple[tuple, ...] = ()

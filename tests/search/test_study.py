@@ -248,8 +248,8 @@ def test_the_final_takes_no_more_finalists_than_it_can_prove_anything_of() -> No
 
 
 def choice(latency: float, error: float, memory: int) -> Choice:
-    interval = Interval(2.0, 1.9, 2.1)
-    return Choice(0, {}, latency, error, memory << 20, Proof(10, 0.99, 0.01, latency, 2 * latency, interval))
+    interval = Interval(30 / latency, 0.0, 100.0)
+    return Choice(0, {}, latency, error, memory << 20, Proof(10, 0.99, 0.01, latency, 30.0, interval))
 
 
 def test_the_front_drops_what_is_covered_and_numbers_the_rest() -> None:
