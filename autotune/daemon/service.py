@@ -30,7 +30,8 @@ from autotune.daemon.metrics import Metrics
 from autotune.daemon.notify import Notifier
 from autotune.daemon.questions import Questions
 from autotune.daemon.request_book import RequestBook
-from autotune.daemon.supervisor import Office, State, Supervisor
+from autotune.daemon.states import State
+from autotune.daemon.supervisor import Office, Supervisor
 from autotune.daemon.watched import watched_devices
 from autotune.errors import (
     AutotuneError,

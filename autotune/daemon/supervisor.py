@@ -1,24 +1,19 @@
 """One device under the daemon's care: its state, its gate, and the study process that works on it.
 
-    idle ──── work ────> watching <── a condition fails / all hold ──> busy
-      ^                     │ enough looks held
-      └──── no work ──── tuning ── lease, foreign activity, end ──> yielding ──> paused, busy, ...
-                            └────── the study process broke ──────> failed ── after a while ──> watching
-
 `step` is called whenever anything has changed, and moves to the state that follows from what is so; there is
-no other way from one state to another.
+no other way from one state to another. `states` draws which may follow which.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from autotune.daemon import messages
 from autotune.daemon.ledger import Ledger
 from autotune.daemon.request_book import backoff
+from autotune.daemon.states import NEXT, TOLD, State
 from autotune.daemon.study_process import StudyProcess
 from autotune.errors import AutotuneError, InternalError
 
@@ -42,35 +37,6 @@ FINISH_SECONDS = 5.0
 """How long a study process may take to end after its last work."""
 DISK_SECONDS = 60.0
 """How soon it is tried again after a record could not be kept."""
-
-
-class State(StrEnum):
-    """What a device is doing."""
-
-    IDLE = "idle"
-    WATCHING = "watching"
-    BUSY = "busy"
-    TUNING = "tuning"
-    YIELDING = "yielding"
-    PAUSED = "paused"
-    FAILED = "failed"
-
-
-NEXT = {
-    State.IDLE: {State.WATCHING, State.BUSY, State.PAUSED, State.FAILED},
-    State.WATCHING: {State.IDLE, State.BUSY, State.TUNING, State.PAUSED, State.FAILED},
-    # At once to tuning where a single look is enough.
-    State.BUSY: {State.IDLE, State.WATCHING, State.TUNING, State.PAUSED, State.FAILED},
-    State.TUNING: {State.YIELDING, State.IDLE, State.WATCHING, State.BUSY, State.FAILED, State.PAUSED},
-    State.YIELDING: {State.IDLE, State.WATCHING, State.BUSY, State.PAUSED, State.FAILED},
-    State.PAUSED: {State.IDLE, State.WATCHING, State.BUSY, State.FAILED},
-    State.FAILED: {State.IDLE, State.WATCHING, State.BUSY, State.PAUSED},
-}
-"""Which states may follow which."""
-
-
-TOLD = (State.TUNING, State.YIELDING, State.PAUSED)
-"""States worth a line in the log; the others come and go with every process on the node."""
 
 
 class Office(NamedTuple):
@@ -292,7 +258,9 @@ class Supervisor:
                 self._office.begin(self), self._office.loop, self._heard, self._study_gone
             )
         except (OSError, AutotuneError) as error:
+            self.gate.close()
             self._fail(f"the study process does not start: {error}")
+            self.step()
             return
         self._stop_looking()
         self._look_in(self._settings.gate.watch_seconds)
