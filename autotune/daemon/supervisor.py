@@ -21,15 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from autotune.config import Settings
+    from autotune.daemon.archive import Archive
     from autotune.daemon.calendar import Windows
     from autotune.daemon.gate import Gate
     from autotune.daemon.lease import Leases
     from autotune.daemon.loop import Loop, Timer
     from autotune.daemon.metrics import Metrics
     from autotune.daemon.work import Item
-    from autotune.errors import StateError
     from autotune.fingerprint import Device
-    from autotune.store.history import History
 
 logger = logging.getLogger("autotune.daemon")
 
@@ -43,26 +42,24 @@ class Office(NamedTuple):
     """What all devices share; the daemon's service provides it.
 
     Attributes:
-        history: the record; None while it cannot be opened.
+        archive: that holds the history.
         begin: what a study process for a device is told first.
         choose: the next thing to do on a device; None when there is nothing.
         finished: called with what became of it.
         known: called when a study process has told its stack and workloads.
         decided: called after a winner was promoted.
-        unwritten: called when the history could not be written.
         told: called when there is something new to tell.
     """
 
     loop: Loop
     leases: Leases
     metrics: Metrics
-    history: Callable[[], History | None]
+    archive: Archive
     begin: Callable[[Supervisor], messages.Begin]
     choose: Callable[[Supervisor], Item | None]
     finished: Callable[[Supervisor, Item, messages.Ended], None]
     known: Callable[[Supervisor], None]
     decided: Callable[[Supervisor], None]
-    unwritten: Callable[[StateError], None]
     told: Callable[[], None]
 
 
@@ -104,9 +101,7 @@ class Supervisor:
         self.item: Item | None = None
         self._office = office
         self._study: StudyProcess | None = None
-        self._ledger = Ledger(
-            name, office.metrics, office.history, lambda: office.decided(self), office.unwritten
-        )
+        self._ledger = Ledger(name, office.metrics, office.archive, lambda: office.decided(self))
         self._broken = ""
         self._failures = 0
         self._retry_at = 0.0
@@ -163,7 +158,7 @@ class Supervisor:
         elif time.monotonic() < self._retry_at:
             self._become(State.FAILED)
             self._look_in(self._retry_at - time.monotonic())
-        elif self._office.history() is None or self._office.choose(self) is None:
+        elif self._office.archive.history is None or self._office.choose(self) is None:
             self.gate.close()
             self._become(State.IDLE)
         elif self.gate.open:

@@ -16,14 +16,19 @@ from contextlib import suppress
 
 import pytest
 
-from autotune.daemon.control import Pause, Resume, Status
+from autotune.daemon.control import Ask, Pause, Requests, Resume, Status, Wanted
 from autotune.store import read_history
 from autotune.store.backup import check
 from autotune.store.records import Verdict
-from tests.daemon.running import SETTINGS, RunningDaemon, alive
+from tests.daemon.running import SETTINGS as QUICK_SETTINGS
+from tests.daemon.running import RunningDaemon, alive
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(3600)]
 
+SETTINGS = QUICK_SETTINGS.replace("screen_seconds = 0.1", "screen_seconds = 0.5").replace(
+    "budget_seconds = 5", "budget_seconds = 20"
+)
+"""With time to measure beside others who use the cores."""
 QUICK = {"rows": 64, "width": 32}
 EXACT = ("exact", 0)
 
@@ -36,8 +41,23 @@ def folder(tmp_path_factory):
 def tuned(daemon: RunningDaemon, **problem: int) -> None:
     """Have a problem tuned."""
     daemon.order("quick", **problem)
-    daemon.wait_until(lambda: found(daemon, **problem) == EXACT)
+    settled(daemon, **problem)
     daemon.wait_until(lambda: daemon.device("cpu")["state"] == "idle")
+
+
+def settled(daemon: RunningDaemon, **problem: int) -> None:
+    """Wait until a problem that was asked for is tuned, and found."""
+    daemon.wait_until(lambda: problem not in waiting(daemon))
+    if found(daemon, **problem) == ("exact", 30):
+        # Where others had the cores, the faster one was not clearly faster.
+        daemon.ask(Ask([Wanted("quick", problem)], again=True))
+        daemon.wait_until(lambda: problem not in waiting(daemon))
+    assert EXACT == found(daemon, **problem)
+
+
+def waiting(daemon: RunningDaemon) -> list[dict[str, int]]:
+    """The problems that are still to be tuned."""
+    return [request["problem"] for request in daemon.ask(Requests())["requests"]]
 
 
 def found(daemon: RunningDaemon, **problem: int) -> tuple[str, int]:
@@ -66,7 +86,7 @@ def test_a_segfault_a_hang_and_a_memory_blow_up_cost_one_trial_each(folder) -> N
 
 def test_kill_9_at_random_moments_loses_nothing_that_was_acknowledged(folder) -> None:
     draw = random.Random(0)
-    with RunningDaemon(folder) as daemon:
+    with RunningDaemon(folder, SETTINGS) as daemon:
         tuned(daemon, **QUICK)
         lease = daemon.ask(Pause(device="all", reason="kept"))["lease"]
         known = len(verdicts(daemon))
@@ -100,7 +120,7 @@ def test_a_full_disk_serves_on_and_tuning_goes_on_once_there_is_room(folder) -> 
     if mounted.returncode:
         pytest.skip("may not mount a tmpfs here")
     try:
-        with RunningDaemon(folder) as daemon:
+        with RunningDaemon(folder, SETTINGS) as daemon:
             tuned(daemon, **QUICK)
             ballast = state / "ballast"
             fill(ballast)
@@ -109,7 +129,7 @@ def test_a_full_disk_serves_on_and_tuning_goes_on_once_there_is_room(folder) -> 
             assert EXACT == found(daemon, **QUICK)
             assert daemon.process.poll() is None
             ballast.unlink()
-            daemon.wait_until(lambda: found(daemon, rows=8, width=8) == EXACT)
+            settled(daemon, rows=8, width=8)
     finally:
         subprocess.run(["umount", "-l", str(state)], check=True)
 
@@ -130,7 +150,7 @@ def spoil(path) -> None:
 
 
 def test_a_history_corrupted_at_rest_is_restored_and_serves_what_it_served(folder) -> None:
-    with RunningDaemon(folder) as daemon:
+    with RunningDaemon(folder, SETTINGS) as daemon:
         tuned(daemon, **QUICK)
         assert 0 == daemon.terminate()
         spoil(daemon.state / "history.db")
@@ -141,19 +161,19 @@ def test_a_history_corrupted_at_rest_is_restored_and_serves_what_it_served(folde
 
 
 def test_a_history_corrupted_while_running_is_restored_without_a_restart(folder) -> None:
-    with RunningDaemon(folder) as daemon:
+    with RunningDaemon(folder, SETTINGS) as daemon:
         tuned(daemon, **QUICK)
         pid = daemon.process.pid
         spoil(daemon.state / "history.db")
         daemon.order("quick", rows=8, width=8)
-        daemon.wait_until(lambda: found(daemon, rows=8, width=8) == EXACT)
+        settled(daemon, rows=8, width=8)
         assert EXACT == found(daemon, **QUICK)
         assert pid == daemon.process.pid
         assert [] == check(str(daemon.state / "history.db")).faults
 
 
 def test_a_truncated_snapshot_fails_no_look_up_and_is_published_again(folder) -> None:
-    with RunningDaemon(folder) as daemon:
+    with RunningDaemon(folder, SETTINGS) as daemon:
         tuned(daemon, **QUICK)
         os.truncate(daemon.state / "best.db", 5000)
         assert "default" == found(daemon, **QUICK)[0]
@@ -163,14 +183,16 @@ def test_a_truncated_snapshot_fails_no_look_up_and_is_published_again(folder) ->
 
 
 def test_an_upgraded_stack_is_noticed_and_the_old_winner_verified(folder) -> None:
-    with RunningDaemon(folder) as daemon:
+    with RunningDaemon(folder, SETTINGS) as daemon:
         tuned(daemon, **QUICK)
         assert 0 == daemon.terminate()
         # One of the settings of the software that its digest covers.
         daemon.environment["TORCHINDUCTOR_FREEZING"] = "1"
         assert "drifted" == found(daemon, **QUICK)[0]
+        told = len(daemon.log.read_text())
         daemon.start()
-        daemon.wait_until(lambda: found(daemon, **QUICK) == EXACT)
+        daemon.wait_until(lambda: "study decided" in daemon.log.read_text()[told:])
+        assert EXACT == found(daemon, **QUICK)
         assert "why=drifted" in daemon.log.read_text()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from autotune.config import DaemonSettings, GateSettings
@@ -45,18 +47,17 @@ class Tried:
             loop=self.loop,
             leases=Leases(str(folder / "leases.json"), self.loop, lambda: None),
             metrics=Metrics(),
-            history=lambda: self,  # type: ignore[arg-type,return-value]  # there is one
+            archive=SimpleNamespace(history=True, catch_up=lambda: None),
             begin=self.begin,
-            choose=lambda _: self,  # type: ignore[arg-type,return-value]  # there is something to do
+            choose=lambda _: self,
             finished=lambda *_: None,
             known=lambda _: None,
             decided=lambda _: None,
-            unwritten=lambda _: None,
             told=lambda: self.states.append(self.supervisor.state),
         )
         device = Device("cpu", 0, "a processor", "", {}, "0" * 16)
         probe = Repeating(*answers)
-        self.supervisor = Supervisor("cpu", device, Gate(probe, Windows(), 1), settings, office)  # type: ignore[arg-type]
+        self.supervisor = Supervisor("cpu", device, Gate(probe, Windows(), 1), settings, office)
 
     def failed(self, error: Exception) -> None:
         self.errors.append(error)
