@@ -51,6 +51,8 @@ logger = logging.getLogger("autotune.daemon")
 
 SAVE_SECONDS = 5.0
 """How long requests may be in memory alone: a crash loses wishes, which are asked again."""
+ROUND_SECONDS = 3600.0
+"""How often it is noticed what has become due by itself."""
 STOP_SECONDS = 1.5
 """After which the daemon ends, whatever has not ended yet: the service manager would wait no longer."""
 LIVE_SECONDS = 2.0
@@ -68,7 +70,6 @@ class Service:
     Attributes:
         supervisors: by device.
         leases: that are held.
-        started_at: seconds since the epoch.
         last_error: the last thing that went wrong, one line; empty if nothing did.
 
     Raises:
@@ -78,7 +79,7 @@ class Service:
 
     def __init__(self, settings: Settings, load: Callable[[], Settings]) -> None:
         self.settings = settings
-        self.started_at = time.time()
+        self._started = time.monotonic()
         self.last_error = ""
         self._load = load
         self._stopping = False
@@ -98,7 +99,7 @@ class Service:
 
     def _begin(self, history: History) -> None:
         settings, state = self.settings, history.state
-        self.calendar = Calendar(self.loop)
+        self.calendar = Calendar(self.loop, self._step_all)
         self.notifier = Notifier()
         self.supervisors: dict[str, Supervisor] = {}
         self.leases = Leases(os.path.join(state.path, "leases.json"), self.loop, self._leases_changed)
@@ -151,6 +152,7 @@ class Service:
         self.calendar.start()
         self.metrics.start(self.settings.metrics, self._health)
         self._feed_watchdog()
+        self.loop.later(ROUND_SECONDS, self._round)
         names = ", ".join(self.supervisors) or "no device"
         logger.info("started", extra={"devices": names, "history": paths.state_dir()})
         self._step_all()
@@ -186,6 +188,11 @@ class Service:
             logger.info("settings read again")
         self.notifier.ready(self.status_line())
 
+    @property
+    def uptime_seconds(self) -> float:
+        """For how long it has run, however the clock was set."""
+        return time.monotonic() - self._started
+
     def status_line(self) -> str:
         """One line for the service manager."""
         states = "; ".join(supervisor.status() for supervisor in self.supervisors.values())
@@ -215,16 +222,16 @@ class Service:
         self._step_all()
 
     def _set_calendar(self) -> None:
-        """A look at what is due each hour and whenever a window opens; nightly care of the history."""
+        """A look at what is due whenever a window opens; nightly care of the history."""
         self.calendar.drop("window")
         gate = self.settings.gate
         for place, window in enumerate(gate.windows):
             self.calendar.cron(f"window {place}", window.start, gate.time_zone, self._step_all)
-        self.calendar.every("round", 1.0, self._round)
         self.calendar.cron("nightly", self.settings.retention.nightly, gate.time_zone, self.care.begin)
 
     def _round(self) -> None:
         """Notice an upgraded stack and what is due for re-verification."""
+        self.loop.later(ROUND_SECONDS, self._round)
         self.agenda.look_again()
         self._step_all()
 

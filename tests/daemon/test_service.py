@@ -101,6 +101,7 @@ def test_leases_survive_a_restart_and_end_with_their_process_or_in_time(daemon) 
     daemon.wait_until(lambda: daemon.device()["state"] == "idle")
 
 
+@pytest.mark.faults
 def test_sigterm_ends_it_in_every_state(daemon) -> None:
     assert "idle" == daemon.device()["state"]
     assert 0 == daemon.terminate()
@@ -125,6 +126,7 @@ def test_sigterm_ends_it_in_every_state(daemon) -> None:
         assert {"ended"} == {study.state for study in history.studies()}
 
 
+@pytest.mark.faults
 def test_kill_9_leaves_no_process_behind_and_the_next_daemon_goes_on(daemon) -> None:
     processes = daemon.doze()
     daemon.process.kill()
@@ -135,6 +137,7 @@ def test_kill_9_leaves_no_process_behind_and_the_next_daemon_goes_on(daemon) -> 
     daemon.doze()
 
 
+@pytest.mark.faults
 def test_two_daemons_the_second_is_told_which_is_the_first(daemon) -> None:
     second = daemon.command("daemon", check=False)
     assert 2 == second.returncode
@@ -188,6 +191,7 @@ def test_a_bad_settings_file_keeps_the_old_settings_and_says_so(daemon) -> None:
     assert daemon.heard("RELOADING=1")
 
 
+@pytest.mark.faults
 def test_a_hundred_thousand_garbage_datagrams_do_no_harm(daemon) -> None:
     garbage = [
         b"",
