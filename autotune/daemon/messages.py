@@ -116,9 +116,14 @@ class Ended(_Message, frozen=True):
 
 
 class Broken(_Message, frozen=True):
-    """No study is possible: the worker does not start, or the daemon could not keep a record."""
+    """No study is possible: the worker does not start, or the daemon could not keep a record.
+
+    Attributes:
+        damaged: whether the history could not be read.
+    """
 
     reason: str
+    damaged: bool = False
 
 
 class RecordDevice(_Message, frozen=True):

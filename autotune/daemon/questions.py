@@ -101,16 +101,19 @@ class Questions:
         return [one for one in supervisors.values() if device in (ALL, one.name)]
 
     def _ask(self, question: control.Ask) -> int:
-        """Note what an operator wants tuned: on the CPU, as the command line's own `tune` does."""
+        """Note what an operator wants tuned: on the CPU, as the command line's own `tune` does.
+
+        It is on the disk when this returns.
+        """
         service = self._service
         supervisor = service.supervisors.get("cpu") or service.device_of(None)
         if supervisor is None:
             raise UsageError("the daemon has no device to tune on; see [daemon] devices")
         for wanted in question.problems:
             service.agenda.note_order(supervisor, wanted, question)
-        service.book_changed()
         supervisor.forgive()
         supervisor.step()
+        service.save_book()
         return len(question.problems)
 
     def _roll_back(self, question: control.Rollback, connection: Connection) -> int:

@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from autotune import paths
@@ -134,7 +135,11 @@ class Service:
             told=self._tell,
         )
         self.care = NightlyCare(
-            self.loop, lambda: self.archive.history, lambda: self.settings, self.note_error
+            self.loop,
+            lambda: self.archive.history,
+            lambda: self.settings,
+            self.note_error,
+            self.archive.unwritten,
         )
         self._devices, found = watched_devices(settings, office)
         history.record_devices(self._devices)
@@ -291,13 +296,26 @@ class Service:
         if self.book.changed and (self._saving is None or not self._saving.waiting):
             self._saving = self.loop.later(SAVE_SECONDS, self._save)
 
-    def _save(self) -> None:
+    def save_book(self) -> None:
+        """Write the requests down now.
+
+        Raises:
+            StateDirError: they cannot be; it is tried again later.
+        """
+        self.metrics.requests_waiting(len(self.book))
+        if self._saving is not None:
+            self._saving.cancel()
         try:
             self.book.save()
             self.metrics.disk_full(False)
         except StateDirError as error:
             self.archive.note_unwritten(error)
             self._saving = self.loop.later(RETRY_SECONDS, self._save)
+            raise
+
+    def _save(self) -> None:
+        with suppress(StateDirError):  # noted there
+            self.save_book()
 
     def _history_lost(self) -> None:
         """The history is damaged: what runs could record nothing more."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from autotune.daemon import messages
 from autotune.daemon.remote_history import Channel, DaemonGone, RemoteHistory
-from autotune.errors import AutotuneError, ConfigError, InternalError, TrialError, UsageError
+from autotune.errors import AutotuneError, ConfigError, DatabaseError, InternalError, TrialError, UsageError
 
 if TYPE_CHECKING:
     from autotune.search.study import Progress
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     except DaemonGone:
         return 1
     except AutotuneError as error:
-        channel.tell(messages.Broken(str(error)))
+        channel.tell(messages.Broken(str(error), isinstance(error, DatabaseError)))
         return error.exit_code
     return 0
 

@@ -15,7 +15,7 @@ from autotune.daemon.ledger import Ledger
 from autotune.daemon.request_book import backoff
 from autotune.daemon.states import NEXT, TOLD, State
 from autotune.daemon.study_process import StudyProcess
-from autotune.errors import AutotuneError, InternalError
+from autotune.errors import AutotuneError, DatabaseError, InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +102,7 @@ class Supervisor:
         self._office = office
         self._study: StudyProcess | None = None
         self._ledger = Ledger(name, office.metrics, office.archive, lambda: office.decided(self))
-        self._broken = ""
+        self._broken: messages.Broken | None = None
         self._failures = 0
         self._retry_at = 0.0
         self._look: Timer | None = None
@@ -246,7 +246,7 @@ class Supervisor:
     def _start(self) -> None:
         self._become(State.TUNING)
         self._ledger.begin()
-        self._broken = ""
+        self._broken = None
         self.progress, self.item = None, None
         try:
             self._study = StudyProcess(
@@ -272,8 +272,8 @@ class Supervisor:
                 self._next_work()
             case messages.Ended():
                 self._work_ended(message)
-            case messages.Broken(reason):
-                self._broken = reason
+            case messages.Broken():
+                self._broken = message
             case _:
                 reply = self._ledger.keep(message)
                 if self._study is not None and not self._study.killed:
@@ -339,7 +339,12 @@ class Supervisor:
             self._office.metrics.yielded(self.name, self._cause, time.monotonic() - self._killed_at)
         elif self.item is not None or status != 0:
             self._study_ended("failed")
-            told = self._ledger.failure or self._broken
+            broken = self._broken or messages.Broken("")
+            if broken.damaged and not self._ledger.failure:
+                # It reads more of the history than we do.
+                self._ledger.failure = broken.reason
+                self._office.archive.unwritten(DatabaseError(broken.reason))
+            told = self._ledger.failure or broken.reason
             reason = told or f"the study process ended with status {status}"
             if self.item is not None and not told:
                 # Perhaps it is this problem that ends it: others get their turn first.

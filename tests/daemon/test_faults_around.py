@@ -70,7 +70,7 @@ def test_a_lost_permission_fails_no_look_up_and_is_made_good_once_it_is_back(sha
             for folder in folders:
                 folder.chmod(mode)
             told = len(daemon.log.read_text())
-            daemon.order("steady", rows=rows, width=8)
+            found(daemon, user=OTHER_USER, rows=rows, width=8)
             daemon.wait_until(lambda: is_failed(daemon, "ermission"))
             assert look_up == found(daemon, user=OTHER_USER, **FIRST)
             with pytest.raises(UsageError, match="ermission"):
@@ -93,7 +93,7 @@ def test_a_lost_permission_fails_no_look_up_and_is_made_good_once_it_is_back(sha
         (daemon.state / "history.db").chmod(0o644)
         daemon.start()
         assert EXACT == found(daemon, user=OTHER_USER, **FIRST)
-        assert [] == check(str(daemon.state / "history.db")).faults
+        assert () == check(str(daemon.state / "history.db")).faults
 
 
 class Clock:
@@ -168,11 +168,17 @@ def test_a_clock_set_forward_and_back_ends_no_lease_early_or_never(folder, clock
             assert EXACT == found(daemon, **FIRST)
             # A daemon that starts under the new time finds all as it was.
             assert 0 == daemon.terminate()
-            assert [] == check(str(daemon.state / "history.db")).faults
+            assert () == check(str(daemon.state / "history.db")).faults
             daemon.start()
         assert ["hour"] == list(held())
         assert 3600 - (time.monotonic() - began) - 1 <= held()["hour"] <= 3600
         assert known == len(verdicts(daemon))
+        # What is damaged, even where nothing else reads, is found at night.
+        os.truncate(daemon.state / "best.db", 5000)
+        clock.set(1, "03:29:58")
+        daemon.wait_until(lambda: "best.db: is damaged" in daemon.log.read_text())
+        daemon.wait_until(lambda: "best.db: was damaged and is published again" in daemon.log.read_text())
+        assert EXACT == found(daemon, **FIRST)
         daemon.ask(Resume())
         settled(daemon, rows=8, width=8)
 
