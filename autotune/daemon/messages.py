@@ -119,10 +119,12 @@ class Broken(_Message, frozen=True):
     """No study is possible: the worker does not start, or the daemon could not keep a record.
 
     Attributes:
-        damaged: whether the history could not be read.
+        unreadable: whether it was for the history, or the folder it lies in.
+        damaged: whether it was because the history is damaged.
     """
 
     reason: str
+    unreadable: bool = False
     damaged: bool = False
 
 

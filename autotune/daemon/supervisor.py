@@ -15,7 +15,7 @@ from autotune.daemon.ledger import Ledger
 from autotune.daemon.request_book import backoff
 from autotune.daemon.states import NEXT, TOLD, State
 from autotune.daemon.study_process import StudyProcess
-from autotune.errors import AutotuneError, DatabaseError, InternalError
+from autotune.errors import AutotuneError, DatabaseError, InternalError, StateDirError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -340,10 +340,11 @@ class Supervisor:
         elif self.item is not None or status != 0:
             self._study_ended("failed")
             broken = self._broken or messages.Broken("")
-            if broken.damaged and not self._ledger.failure:
+            if broken.unreadable and not self._ledger.failure:
                 # It reads more of the history than we do.
                 self._ledger.failure = broken.reason
-                self._office.archive.unwritten(DatabaseError(broken.reason))
+                error = DatabaseError(broken.reason) if broken.damaged else StateDirError(broken.reason)
+                self._office.archive.unwritten(error)
             told = self._ledger.failure or broken.reason
             reason = told or f"the study process ended with status {status}"
             if self.item is not None and not told:

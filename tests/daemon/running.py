@@ -116,10 +116,10 @@ class RunningDaemon:
             self.told += self.manager.recv(4096).decode().splitlines()
         return assignment in self.told
 
-    def wait_until(self, holds: Callable[[], Any]) -> Any:
+    def wait_until(self, holds: Callable[[], Any], patience_seconds: float = PATIENCE_SECONDS) -> Any:
         """Wait for something to hold; returns it."""
         # Counted, and not by the clock: all processes of the test may have been stopped for a while.
-        for _ in range(round(PATIENCE_SECONDS / POLL_SECONDS)):
+        for _ in range(round(patience_seconds / POLL_SECONDS)):
             if found := holds():
                 return found
             assert self.process is None or self.process.poll() is None, self.log.read_text()
