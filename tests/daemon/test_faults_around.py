@@ -41,6 +41,20 @@ def test_an_upgraded_stack_is_noticed_and_the_old_winner_verified(folder) -> Non
         assert "why=drifted" in daemon.log.read_text()
 
 
+def test_a_stack_upgraded_under_it_is_noticed_with_the_next_look_up(folder) -> None:
+    site = folder / "site"
+    site.mkdir()
+    with RunningDaemon(folder, SETTINGS, {"PYTHONPATH": f"{ROOT}{os.pathsep}{site}"}) as daemon:
+        tuned(daemon, **FIRST)
+        pid, before, told = daemon.process.pid, daemon.device()["stack"], len(daemon.log.read_text())
+        (site / "torch-99.0.dist-info").mkdir()
+        (site / "torch-99.0.dist-info" / "METADATA").write_text("Name: torch\nVersion: 99.0\n")
+        assert ("drifted", 30) == found(daemon, **FIRST)
+        daemon.wait_until(lambda: "study decided" in daemon.log.read_text()[told:])
+        assert EXACT == found(daemon, **FIRST)
+        assert (pid, True) == (daemon.process.pid, before != daemon.device()["stack"])
+
+
 @pytest.fixture
 def shared_folder():
     """A folder in which other users may own files: pytest's own are closed to them."""
@@ -229,6 +243,13 @@ def test_an_nvml_that_fails_hangs_or_loses_its_device_reads_as_busy(folder) -> N
             tuned(daemon, rows=len(bad), width=8)
             mood.write_text("foreign")
             daemon.wait_until(lambda: reason("other processes"))
+        # Lost while it is tuned on: what runs there is ended, and nothing else.
+        mood.write_text("idle")
+        daemon.wait_until(lambda: daemon.device()["state"] == "tuning")
+        mood.write_text("lost")
+        daemon.wait_until(lambda: reason("GPU is lost"))
+        daemon.wait_until(lambda: not daemon.below())
+        tuned(daemon, rows=16, width=8)
         mood.write_text("hang")
         daemon.wait_until(lambda: reason("hang"))
         assert 0 == daemon.terminate()
