@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from autotune import paths
@@ -61,6 +63,7 @@ class Archive:
         self._lost = lost
         self._renewed = renewed
         self._behind: Timer | None = None
+        self._opened_at = -math.inf
         _migrate_apart()
         self.history: History | None = _opened()
 
@@ -86,7 +89,9 @@ class Archive:
         if isinstance(error, DatabaseError) and self.history is not None:
             self.close()
             self._lost()
-            self._loop.post(self._reopen)
+            # Not over and over, should it be damaged again as soon as it is open.
+            since = time.monotonic() - self._opened_at
+            self._loop.later(0.0 if since > RETRY_SECONDS else RETRY_SECONDS, self._reopen)
         elif self._behind is None or not self._behind.waiting:
             self._behind = self._loop.later(RETRY_SECONDS, self.catch_up)
 
@@ -111,6 +116,7 @@ class Archive:
         self._loop.post(self._renewed)
 
     def _reopen(self) -> None:
+        self._opened_at = time.monotonic()
         try:
             self.history = _opened()
         except StateError as error:

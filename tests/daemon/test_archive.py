@@ -10,6 +10,7 @@ from autotune.daemon import archive as archives
 from autotune.daemon.archive import Archive
 from autotune.daemon.loop import Loop
 from autotune.daemon.metrics import Metrics
+from autotune.errors import DatabaseError, StateError
 from tests.store.factories import promote
 from tests.store.test_snapshot import published
 
@@ -28,8 +29,8 @@ class Held:
         self.told.append("renewed")
         self.loop.stop()
 
-    def run(self) -> None:
-        self.loop.later(60.0, self.loop.stop)
+    def run(self, seconds: float = 60.0) -> None:
+        self.loop.later(seconds, self.loop.stop)
         self.loop.run()
 
 
@@ -69,3 +70,18 @@ def test_it_is_published_once_the_folder_can_be_written_again(held, state, monke
     assert published(state / "best.db")
     assert {told, "renewed"} == set(held.told)
     assert "renewed" == held.told[-1]
+
+
+def test_a_damaged_history_is_opened_anew_at_once_but_not_over_and_over(held) -> None:
+    promote(held.archive.require())
+    held.archive.unwritten(DatabaseError("damaged"))
+    assert held.archive.history is None
+    with pytest.raises(StateError, match="cannot be opened just now"):
+        held.archive.require()
+    held.run()
+    assert ["damaged", "lost", "renewed"] == held.told
+    assert held.archive.require().rows("SELECT 1 FROM trial LIMIT 1")
+    held.archive.unwritten(DatabaseError("damaged again"))
+    held.run(0.1)
+    assert held.archive.history is None
+    assert ["damaged again", "lost"] == held.told[3:]
