@@ -1,6 +1,7 @@
 # make tune    set up, then tune Kimi K2.5's layers on this machine for a few minutes
 # make test    set up, then the tests; `make test-slow` also runs those that take minutes
 # make faults  the daemon's fault campaign; FAULT_KILLS=200 for the whole of it
+# make soak    the daemon under random use and kills for SOAK_SECONDS, half an hour by default
 # make check   formatting, lint and types
 # make bench   the benchmarks
 # make deb     the Debian package, in build/; `make test-deb` installs it in a chroot, as root
@@ -14,7 +15,7 @@ BUDGET ?= 240s
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help tune test test-slow faults check bench deb test-deb clean
+.PHONY: help tune test test-slow faults soak check bench deb test-deb clean
 .DEFAULT_GOAL := help
 
 help:
@@ -42,10 +43,13 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest --timeout 3600 -m "not deb and not faults"
+	$(BIN)/python -m pytest --timeout 3600 -m "not deb and not soak and not (slow and faults)"
 
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest --timeout 3600 -m faults tests/daemon
+
+soak: $(INSTALLED)
+	$(BIN)/python -m pytest --timeout 0 -m soak tests/daemon
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

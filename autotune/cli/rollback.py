@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
 from autotune.cli import options
+from autotune.errors import HistoryLockedError, StateDirError
 
 
 def rollback(
@@ -17,10 +19,12 @@ def rollback(
     list_: Annotated[bool, typer.Option("--list", help="Show generations instead.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Publish an earlier generation again, under a new number; winners since then are withdrawn."""
+    """Publish an earlier generation again, under a new number; winners since then are withdrawn.
+
+    While a daemon holds the history, it is asked to.
+    """
     from autotune.cli import output
-    from autotune.store import open_history, read_history
-    from autotune.store.rollback import rollback as roll_back
+    from autotune.store import read_history
     from autotune.store.snapshot import generations
 
     if list_:
@@ -39,9 +43,26 @@ def rollback(
             )
         output.console.print(table)
         return
-    with open_history() as history:
-        number = roll_back(history, generation, reason)
+    number = _roll_back(generation, reason)
     if json:
         output.print_json({"generation": number})
     else:
         output.console.print(f"published generation {number}")
+
+
+def _roll_back(generation: int | None, reason: str) -> int:
+    from autotune import paths
+    from autotune.daemon.control import NoDaemonError, Rollback, ask
+    from autotune.store import open_history
+    from autotune.store.rollback import rollback as roll_back
+
+    try:
+        with open_history() as history:
+            return roll_back(history, generation, reason)
+    # The folder is written by the daemon's user alone, and members of its group may ask.
+    except (HistoryLockedError, StateDirError) as error:
+        question = Rollback(os.path.abspath(paths.state_dir()), generation, reason)
+        try:
+            return int(ask(question)["generation"])
+        except NoDaemonError:
+            raise error from None

@@ -187,7 +187,7 @@ class Agenda:
     def _set_alarm(self, supervisor: Supervisor) -> None:
         """Wake up when the next thing is due that must wait now."""
         now, today = time.monotonic(), time.time()
-        waits = [entry.retry_at - today for entry in self._book if entry.device == supervisor.name]
+        waits = [entry.waits(today) for entry in self._book if entry.device == supervisor.name]
         waits += [until - now for until, _ in self._resting.values()]
         waits = [wait for wait in waits if wait > 0]
         if waits and (self._alarm is None or not self._alarm.waiting or self._alarm.due > now + min(waits)):

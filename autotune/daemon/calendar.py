@@ -1,4 +1,4 @@
-"""What happens by the calendar: maintenance windows, nightly care of the history, rounds of re-verification.
+"""What happens by the calendar: maintenance windows, and nightly care of the history.
 
 APScheduler computes the moments and waits for them in a thread of its own; all it ever runs is the posting
 of a callback to the loop. So a job of ours is never in the way of its shutdown, which waits for none anyway.
@@ -16,7 +16,6 @@ from zoneinfo import ZoneInfo
 from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
-from apscheduler.triggers.interval import IntervalTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,17 +35,19 @@ class Calendar:
 
     Args:
         loop: which runs them.
+        was_set: called after the clock was set.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, was_set: Callback) -> None:
         self._loop = loop
+        self._was_set = was_set
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             # Runs jobs in the scheduler's own thread: ours take microseconds.
             executors={"default": DebugExecutor()},
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1},
         )
-        self._clock = _ClockWatch(loop, self._scheduler.wakeup)
+        self._clock = _ClockWatch(loop, self._clock_set)
 
     def start(self) -> None:
         """Begin."""
@@ -61,11 +62,8 @@ class Calendar:
 
     def cron(self, name: str, expression: str, zone: str, callback: Callback) -> None:
         """Call back at the moments of a crontab expression; replaces what had the name."""
-        self._add(name, _trigger(expression, zone), callback)
-
-    def every(self, name: str, hours: float, callback: Callback) -> None:
-        """Call back again and again; replaces what had the name."""
-        self._add(name, IntervalTrigger(seconds=hours * 3600, timezone=UTC), callback)
+        trigger = _trigger(expression, zone)
+        self._scheduler.add_job(self._loop.post, trigger, args=[callback], id=name, replace_existing=True)
 
     def drop(self, prefix: str) -> None:
         """Forget everything whose name starts so."""
@@ -73,8 +71,19 @@ class Calendar:
             if job.id.startswith(prefix):
                 job.remove()
 
-    def _add(self, name: str, trigger: Any, callback: Callback) -> None:
-        self._scheduler.add_job(self._loop.post, trigger, args=[callback], id=name, replace_existing=True)
+    def _clock_set(self) -> None:
+        """Wait for the right moments again.
+
+        What the clock was set past is made up for. After it was set back, the scheduler alone would let all
+        moments pass until the one that it had planned.
+        """
+        now = datetime.now(UTC)
+        for job in self._scheduler.get_jobs():
+            upcoming = job.trigger.get_next_fire_time(None, now)
+            if upcoming is not None and job.next_run_time is not None and upcoming < job.next_run_time:
+                job.modify(next_run_time=upcoming)
+        self._scheduler.wakeup()
+        self._was_set()
 
 
 class Windows:

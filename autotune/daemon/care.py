@@ -10,6 +10,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from autotune.daemon import study_process
+from autotune.daemon.upkeep import DAMAGED
+from autotune.errors import DatabaseError
 from autotune.store.retention import retire
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class NightlyCare:
         history: what is looked after; None while it cannot be opened.
         settings: how long to keep what.
         failed: told of what went wrong, one line.
+        damaged: called where history or snapshot are damaged.
     """
 
     def __init__(
@@ -41,11 +44,13 @@ class NightlyCare:
         history: Callable[[], History | None],
         settings: Callable[[], Settings],
         failed: Callable[[str], None],
+        damaged: Callable[[DatabaseError], None],
     ) -> None:
         self._loop = loop
         self._history = history
         self._settings = settings
         self._failed = failed
+        self._damaged = damaged
         self._process: subprocess.Popen[str] | None = None
 
     def begin(self) -> None:
@@ -79,7 +84,9 @@ class NightlyCare:
         told = [line for line in process.communicate()[0].splitlines() if line.strip()]
         study_process.started.discard(process.pid)
         self._process = None
-        if process.returncode:
+        if process.returncode == DAMAGED and told:
+            self._damaged(DatabaseError(told[-1]))
+        elif process.returncode:
             self._failed(told[-1] if told else f"nightly care ended with status {process.returncode}")
         else:
             for line in told:

@@ -81,7 +81,21 @@ class Ask(_Question, frozen=True):
     again: bool = False
 
 
-Question = Status | Requests | Pause | Resume | Ask
+class Rollback(_Question, frozen=True):
+    """Publish an earlier generation again.
+
+    Attributes:
+        state_dir: the state folder that is meant; a daemon of another one refuses.
+        generation: to go back to; None: the latest one before the present with other winners.
+        reason: for people.
+    """
+
+    state_dir: str
+    generation: int | None = None
+    reason: str = ""
+
+
+Question = Status | Requests | Pause | Resume | Ask | Rollback
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from autotune.store.records import Trial, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from autotune.daemon.archive import Archive
     from autotune.daemon.metrics import Metrics
     from autotune.store.history import History
     from autotune.store.records import Choice, Configuration
@@ -33,9 +34,8 @@ class Ledger:
     Args:
         device: its name.
         metrics: that count trials and decisions.
-        history: where they are kept; None while it cannot be opened.
+        archive: that holds the history, where they are kept.
         published: called after winners were published.
-        broken: called when the history could not be written.
 
     Attributes:
         failure: why a record of the present study process could not be kept; empty if all were.
@@ -45,16 +45,14 @@ class Ledger:
         self,
         device: str,
         metrics: Metrics,
-        history: Callable[[], History | None],
+        archive: Archive,
         published: Callable[[], None],
-        broken: Callable[[StateError], None],
     ) -> None:
         self.failure = ""
         self._device = device
         self._metrics = metrics
-        self._history = history
+        self._archive = archive
         self._published = published
-        self._broken = broken
         self._study = 0
         self._flying: InFlight | None = None
 
@@ -73,20 +71,28 @@ class Ledger:
 
     def keep(self, record: messages.Record) -> messages.Kept | messages.NotKept:
         """Keep a record; it is durable when this returns `Kept`."""
+        history = self._archive.history
         try:
-            history = self._history()
             if history is None:
-                raise StateError("the history is not open")
+                self.failure = "the history is not open"
+                return messages.NotKept(self.failure)
             return messages.Kept(self._written(history, record))
         except AutotuneError as error:
             self.failure = str(error)
             if isinstance(error, StateError):
-                self._broken(error)
+                self._archive.unwritten(error)
             return messages.NotKept(str(error))
 
     def interrupted(self, why: str) -> None:
-        """Record that the study was ended, and its trial with it, which is then tried again later."""
-        history, study, flying = self._history(), self._study, self._flying
+        """Record that the study was ended, and its trial with it, which is then tried again later.
+
+        A winner that it had proven and not published is published.
+        """
+        self._end_study(why)
+        self._archive.catch_up()
+
+    def _end_study(self, why: str) -> None:
+        history, study, flying = self._archive.history, self._study, self._flying
         self._study, self._flying = 0, None
         if history is None or not study:
             return
@@ -99,7 +105,7 @@ class Ledger:
                 self._metrics.trial(self._device, preempted)
             history.end_study(study, "interrupted")
         except StateError as error:
-            self._broken(error)
+            self._archive.unwritten(error)
 
     def _written(self, history: History, record: messages.Record) -> int:
         """Write a record; returns the number that the study's method returns, if it does."""

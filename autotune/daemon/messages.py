@@ -111,9 +111,16 @@ class Ended(_Message, frozen=True):
 
 
 class Broken(_Message, frozen=True):
-    """No study is possible: the worker does not start, or the daemon could not keep a record."""
+    """No study is possible: the worker does not start, or the daemon could not keep a record.
+
+    Attributes:
+        unreadable: whether it was for the history, or the folder it lies in.
+        damaged: whether it was because the history is damaged.
+    """
 
     reason: str
+    unreadable: bool = False
+    damaged: bool = False
 
 
 class RecordDevice(_Message, frozen=True):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
+from autotune import paths
 from autotune.daemon import control
 from autotune.daemon.lease import ALL
 from autotune.daemon.report import requests_report, status_report
-from autotune.errors import UnknownNameError, UsageError
+from autotune.errors import StateDirError, UnknownNameError, UsageError
+from autotune.store.rollback import rollback
 
 if TYPE_CHECKING:
     from autotune.daemon.control_server import Connection
@@ -46,6 +49,8 @@ class Questions:
                 connection.answer({"ended": [lease.id for lease in self._resume(question)]})
             case control.Ask():
                 connection.answer({"asked": self._ask(question)})
+            case control.Rollback():
+                connection.answer({"generation": self._roll_back(question, connection)})
 
     def _pause(self, question: control.Pause, connection: Connection) -> None:
         covered = self._covered(question.device)
@@ -96,14 +101,33 @@ class Questions:
         return [one for one in supervisors.values() if device in (ALL, one.name)]
 
     def _ask(self, question: control.Ask) -> int:
-        """Note what an operator wants tuned: on the CPU, as the command line's own `tune` does."""
+        """Note what an operator wants tuned: on the CPU, as the command line's own `tune` does.
+
+        It is on the disk when this returns.
+        """
         service = self._service
         supervisor = service.supervisors.get("cpu") or service.device_of(None)
         if supervisor is None:
             raise UsageError("the daemon has no device to tune on; see [daemon] devices")
         for wanted in question.problems:
             service.agenda.note_order(supervisor, wanted, question)
-        service.book_changed()
         supervisor.forgive()
         supervisor.step()
+        service.save_book()
         return len(question.problems)
+
+    def _roll_back(self, question: control.Rollback, connection: Connection) -> int:
+        """Publish an earlier generation again; what it withdraws is tuned again when that is due."""
+        ours = os.path.realpath(paths.state_dir())
+        if os.path.realpath(question.state_dir) != ours:
+            raise UsageError(f"the daemon keeps the history in {ours}, not the one in {question.state_dir}")
+        archive = self._service.archive
+        try:
+            number = rollback(archive.require(), question.generation, question.reason)
+        except StateDirError as error:
+            archive.unwritten(error)
+            raise
+        told = {"generation": number, "user": connection.peer.user, "why": question.reason}
+        logger.info("rolled back", extra=told)
+        self._service.history_renewed()
+        return number

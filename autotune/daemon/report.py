@@ -23,7 +23,7 @@ def status_report(service: Service) -> dict[str, Any]:
     return {
         "version": autotune.__version__,
         "pid": os.getpid(),
-        "uptime_seconds": time.time() - service.started_at,
+        "uptime_seconds": service.uptime_seconds,
         "state_dir": paths.state_dir(),
         "devices": [_device(service, supervisor) for supervisor in service.supervisors.values()],
         "leases": [_lease(lease) for lease in service.leases],

@@ -79,6 +79,11 @@ class Entry(msgspec.Struct):
         age = max(0.0, now - self.last_at)
         return float(self.weight * 0.5 ** (age / (half_life_days * DAY)))
 
+    def waits(self, now: float) -> float:
+        """Seconds until it may be tried again; none where a clock that was set back makes it endless."""
+        left = self.retry_at - now
+        return left if 0.0 < left <= LONGEST_RETRY_SECONDS else 0.0
+
 
 class RequestBook:
     """All requests that wait.

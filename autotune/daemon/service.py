@@ -11,15 +11,15 @@ import ctypes
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from autotune import paths
 from autotune.daemon import control, logs, messages, requests
 from autotune.daemon.agenda import Agenda
+from autotune.daemon.archive import RETRY_SECONDS, Archive
 from autotune.daemon.calendar import Calendar, Windows
 from autotune.daemon.care import NightlyCare
 from autotune.daemon.control_server import ControlServer
@@ -30,18 +30,16 @@ from autotune.daemon.metrics import Metrics
 from autotune.daemon.notify import Notifier
 from autotune.daemon.questions import Questions
 from autotune.daemon.request_book import RequestBook
-from autotune.daemon.supervisor import Office, State, Supervisor
+from autotune.daemon.states import State
+from autotune.daemon.supervisor import Office, Supervisor
 from autotune.daemon.watched import watched_devices
 from autotune.errors import (
     AutotuneError,
-    DatabaseError,
     StateDirError,
     StateError,
     UsageError,
 )
 from autotune.lookup.request import SOCKET_NAME as REQUEST_SOCKET
-from autotune.store.opening import open_history
-from autotune.store.schema import latest_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,8 +52,8 @@ logger = logging.getLogger("autotune.daemon")
 
 SAVE_SECONDS = 5.0
 """How long requests may be in memory alone: a crash loses wishes, which are asked again."""
-RETRY_SECONDS = 60.0
-"""How soon a write that failed, or a history that could not be opened, is tried again."""
+ROUND_SECONDS = 3600.0
+"""How often it is noticed what has become due by itself."""
 STOP_SECONDS = 1.5
 """After which the daemon ends, whatever has not ended yet: the service manager would wait no longer."""
 LIVE_SECONDS = 2.0
@@ -73,7 +71,6 @@ class Service:
     Attributes:
         supervisors: by device.
         leases: that are held.
-        started_at: seconds since the epoch.
         last_error: the last thing that went wrong, one line; empty if nothing did.
 
     Raises:
@@ -83,29 +80,28 @@ class Service:
 
     def __init__(self, settings: Settings, load: Callable[[], Settings]) -> None:
         self.settings = settings
-        self.started_at = time.time()
+        self._started = time.monotonic()
         self.last_error = ""
         self._load = load
         self._stopping = False
         self._saving: Timer | None = None
         # What a study process leaves behind becomes ours, so that we can end it and see it end.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        _migrate_apart()
-        self._history: History | None = open_history()
+        self.loop = Loop(self._callback_failed)
+        self.metrics = Metrics()
+        self.archive = Archive(
+            self.loop, self.metrics, self.note_error, self._history_lost, self.history_renewed
+        )
         try:
-            self._begin(self._history)
+            self._begin(self.archive.require())
         except BaseException:
-            self._history.close()
+            self.archive.close()
             raise
 
     def _begin(self, history: History) -> None:
         settings, state = self.settings, history.state
-        for notice in history.notices:
-            logger.warning(notice)
-        self.loop = Loop(self._callback_failed)
-        self.calendar = Calendar(self.loop)
+        self.calendar = Calendar(self.loop, self._step_all)
         self.notifier = Notifier()
-        self.metrics = Metrics()
         self.supervisors: dict[str, Supervisor] = {}
         self.leases = Leases(os.path.join(state.path, "leases.json"), self.loop, self._leases_changed)
         self.book = RequestBook(os.path.join(state.path, "requests.json"), settings.requests)
@@ -130,16 +126,21 @@ class Service:
             loop=self.loop,
             leases=self.leases,
             metrics=self.metrics,
-            history=lambda: self._history,
+            archive=self.archive,
             begin=self._begin_of,
             choose=self.agenda.choose,
             finished=self._finished,
             known=self._refresh,
             decided=self._refresh,
-            unwritten=self._history_failed,
             told=self._tell,
         )
-        self.care = NightlyCare(self.loop, lambda: self._history, lambda: self.settings, self.note_error)
+        self.care = NightlyCare(
+            self.loop,
+            lambda: self.archive.history,
+            lambda: self.settings,
+            self.note_error,
+            self.archive.unwritten,
+        )
         self._devices, found = watched_devices(settings, office)
         history.record_devices(self._devices)
         self.supervisors.update({one.name: one for one in found})
@@ -156,6 +157,7 @@ class Service:
         self.calendar.start()
         self.metrics.start(self.settings.metrics, self._health)
         self._feed_watchdog()
+        self.loop.later(ROUND_SECONDS, self._round)
         names = ", ".join(self.supervisors) or "no device"
         logger.info("started", extra={"devices": names, "history": paths.state_dir()})
         self._step_all()
@@ -191,6 +193,11 @@ class Service:
             logger.info("settings read again")
         self.notifier.ready(self.status_line())
 
+    @property
+    def uptime_seconds(self) -> float:
+        """For how long it has run, however the clock was set."""
+        return time.monotonic() - self._started
+
     def status_line(self) -> str:
         """One line for the service manager."""
         states = "; ".join(supervisor.status() for supervisor in self.supervisors.values())
@@ -212,24 +219,24 @@ class Service:
             self.control.let_in(settings.daemon.group)
         for supervisor in self.supervisors.values():
             supervisor.adopt(settings, windows)
-        if self._history is not None:
-            self.agenda.serve(settings, self._history, list(self.supervisors.values()))
+        if self.archive.history is not None:
+            self.agenda.serve(settings, self.archive.history, list(self.supervisors.values()))
         if settings.metrics != before.metrics:
             self.metrics.start(settings.metrics, self._health)
         self._set_calendar()
         self._step_all()
 
     def _set_calendar(self) -> None:
-        """A look at what is due each hour and whenever a window opens; nightly care of the history."""
+        """A look at what is due whenever a window opens; nightly care of the history."""
         self.calendar.drop("window")
         gate = self.settings.gate
         for place, window in enumerate(gate.windows):
             self.calendar.cron(f"window {place}", window.start, gate.time_zone, self._step_all)
-        self.calendar.every("round", 1.0, self._round)
         self.calendar.cron("nightly", self.settings.retention.nightly, gate.time_zone, self.care.begin)
 
     def _round(self) -> None:
         """Notice an upgraded stack and what is due for re-verification."""
+        self.loop.later(ROUND_SECONDS, self._round)
         self.agenda.look_again()
         self._step_all()
 
@@ -254,8 +261,8 @@ class Service:
     def _refresh(self, supervisor: Supervisor) -> None:
         """A winner was promoted, or the stack is known now."""
         self.metrics.disk_full(False)
-        if self._history is not None:
-            self.agenda.refresh(supervisor, self._history)
+        if self.archive.history is not None:
+            self.agenda.refresh(supervisor, self.archive.history)
 
     def _leases_changed(self) -> None:
         self.metrics.leases(len(self.leases))
@@ -289,46 +296,46 @@ class Service:
         if self.book.changed and (self._saving is None or not self._saving.waiting):
             self._saving = self.loop.later(SAVE_SECONDS, self._save)
 
-    def _save(self) -> None:
+    def save_book(self) -> None:
+        """Write the requests down now.
+
+        Raises:
+            StateDirError: they cannot be; it is tried again later.
+        """
+        self.metrics.requests_waiting(len(self.book))
+        if self._saving is not None:
+            self._saving.cancel()
         try:
             self.book.save()
             self.metrics.disk_full(False)
         except StateDirError as error:
-            self._not_written(error)
+            self.archive.note_unwritten(error)
             self._saving = self.loop.later(RETRY_SECONDS, self._save)
+            raise
 
-    def _history_failed(self, error: StateError) -> None:
-        """A record could not be kept; a damaged history is opened anew, which restores it from its backup."""
-        self._not_written(error)
-        if isinstance(error, DatabaseError) and self._history is not None:
-            damaged, self._history = self._history, None
-            damaged.close()
-            for supervisor in self.supervisors.values():
-                supervisor.make_room("history")
-            self.loop.post(self._reopen)
+    def _save(self) -> None:
+        with suppress(StateDirError):  # noted there
+            self.save_book()
 
-    def _reopen(self) -> None:
-        try:
-            history = open_history()
-        except StateError as error:
-            self.note_error(str(error))
-            self.loop.later(RETRY_SECONDS, self._reopen)
+    def _history_lost(self) -> None:
+        """The history is damaged: what runs could record nothing more."""
+        for supervisor in self.supervisors.values():
+            supervisor.make_room("history")
+
+    def history_renewed(self) -> None:
+        """Read again what is decided: the history was opened anew, or published without a study."""
+        history = self.archive.history
+        if history is None:
             return
-        self._history = history
-        for notice in history.notices:
-            logger.warning(notice)
+        self.metrics.disk_full(False)
         history.record_devices(self._devices)
         for supervisor in self.supervisors.values():
             self.agenda.refresh(supervisor, history)
         self._step_all()
 
-    def _not_written(self, error: StateError) -> None:
-        self.metrics.disk_full(_is_full(self._history.state.path if self._history else paths.state_dir()))
-        self.note_error(str(error))
-
     def _callback_failed(self, error: Exception) -> None:
         if isinstance(error, StateError):
-            self._history_failed(error)
+            self.archive.unwritten(error)
             return
         message = f"{type(error).__name__}: {error}"
         self.last_error = message
@@ -342,7 +349,7 @@ class Service:
         live = turned.wait(LIVE_SECONDS)
         if not live:
             return Health(False, False, "the main loop does not turn")
-        if self._stopping or self._history is None:
+        if self._stopping or self.archive.history is None:
             return Health(True, False, "ending" if self._stopping else "the history cannot be opened")
         return Health(True, True, self.status_line())
 
@@ -365,8 +372,7 @@ class Service:
             self.book.save()
         except StateDirError as error:
             logger.error(str(error))
-        if self._history is not None:
-            self._history.close()
+        self.archive.close()
         self.metrics.stop()
         self.loop.close()
         logger.info("ended")
@@ -388,27 +394,3 @@ def serve(log_format: str = "") -> None:
     settings = load_settings()
     logs.configure(log_format, settings.daemon.log_level)
     Service(settings, load_settings).run()
-
-
-def _migrate_apart() -> None:
-    """Make the history, or bring it to the newest schema, in a process of its own.
-
-    What applies the steps imports more than all the rest of the daemon, and is needed once in the life of a
-    history. Should it fail, opening the history says why.
-    """
-    try:
-        with open(os.path.join(paths.state_dir(), "history.db"), "rb") as file:
-            version = int.from_bytes(file.read(64)[60:64], "big")  # sqlite.org/fileformat.html: user version
-    except OSError:
-        version = 0
-    if version < latest_version():
-        script = "from autotune.store import open_history; open_history().close()"
-        subprocess.run([sys.executable, "-P", "-c", script], stderr=subprocess.DEVNULL, check=False)
-
-
-def _is_full(folder: str) -> bool:
-    try:
-        space = os.statvfs(folder)
-    except OSError:
-        return False
-    return space.f_bavail * space.f_frsize < 1 << 20

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 
 from autotune.daemon import messages
 from autotune.daemon.remote_history import Channel, DaemonGone, RemoteHistory
-from autotune.errors import AutotuneError, ConfigError, InternalError, TrialError, UsageError
+from autotune.errors import (
+    AutotuneError,
+    ConfigError,
+    DatabaseError,
+    InternalError,
+    StateError,
+    TrialError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from autotune.search.study import Progress
@@ -42,7 +50,8 @@ def main(arguments: list[str]) -> int:
     except DaemonGone:
         return 1
     except AutotuneError as error:
-        channel.tell(messages.Broken(str(error)))
+        unreadable, damaged = isinstance(error, StateError), isinstance(error, DatabaseError)
+        channel.tell(messages.Broken(str(error), unreadable, damaged))
         return error.exit_code
     return 0
 

@@ -1,40 +1,34 @@
 """One device under the daemon's care: its state, its gate, and the study process that works on it.
 
-    idle ──── work ────> watching <── a condition fails / all hold ──> busy
-      ^                     │ enough looks held
-      └──── no work ──── tuning ── lease, foreign activity, end ──> yielding ──> paused, busy, ...
-                            └────── the study process broke ──────> failed ── after a while ──> watching
-
 `step` is called whenever anything has changed, and moves to the state that follows from what is so; there is
-no other way from one state to another.
+no other way from one state to another. `states` draws which may follow which.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from autotune.daemon import messages
 from autotune.daemon.ledger import Ledger
 from autotune.daemon.request_book import backoff
+from autotune.daemon.states import NEXT, TOLD, State
 from autotune.daemon.study_process import StudyProcess
-from autotune.errors import AutotuneError, InternalError
+from autotune.errors import AutotuneError, DatabaseError, InternalError, StateDirError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from autotune.config import Settings
+    from autotune.daemon.archive import Archive
     from autotune.daemon.calendar import Windows
     from autotune.daemon.gate import Gate
     from autotune.daemon.lease import Leases
     from autotune.daemon.loop import Loop, Timer
     from autotune.daemon.metrics import Metrics
     from autotune.daemon.work import Item
-    from autotune.errors import StateError
     from autotune.fingerprint import Device
-    from autotune.store.history import History
 
 logger = logging.getLogger("autotune.daemon")
 
@@ -44,59 +38,28 @@ DISK_SECONDS = 60.0
 """How soon it is tried again after a record could not be kept."""
 
 
-class State(StrEnum):
-    """What a device is doing."""
-
-    IDLE = "idle"
-    WATCHING = "watching"
-    BUSY = "busy"
-    TUNING = "tuning"
-    YIELDING = "yielding"
-    PAUSED = "paused"
-    FAILED = "failed"
-
-
-NEXT = {
-    State.IDLE: {State.WATCHING, State.BUSY, State.PAUSED, State.FAILED},
-    State.WATCHING: {State.IDLE, State.BUSY, State.TUNING, State.PAUSED, State.FAILED},
-    # At once to tuning where a single look is enough.
-    State.BUSY: {State.IDLE, State.WATCHING, State.TUNING, State.PAUSED, State.FAILED},
-    State.TUNING: {State.YIELDING, State.IDLE, State.WATCHING, State.BUSY, State.FAILED, State.PAUSED},
-    State.YIELDING: {State.IDLE, State.WATCHING, State.BUSY, State.PAUSED, State.FAILED},
-    State.PAUSED: {State.IDLE, State.WATCHING, State.BUSY, State.FAILED},
-    State.FAILED: {State.IDLE, State.WATCHING, State.BUSY, State.PAUSED},
-}
-"""Which states may follow which."""
-
-
-TOLD = (State.TUNING, State.YIELDING, State.PAUSED)
-"""States worth a line in the log; the others come and go with every process on the node."""
-
-
 class Office(NamedTuple):
     """What all devices share; the daemon's service provides it.
 
     Attributes:
-        history: the record; None while it cannot be opened.
+        archive: that holds the history.
         begin: what a study process for a device is told first.
         choose: the next thing to do on a device; None when there is nothing.
         finished: called with what became of it.
         known: called when a study process has told its stack and workloads.
         decided: called after a winner was promoted.
-        unwritten: called when the history could not be written.
         told: called when there is something new to tell.
     """
 
     loop: Loop
     leases: Leases
     metrics: Metrics
-    history: Callable[[], History | None]
+    archive: Archive
     begin: Callable[[Supervisor], messages.Begin]
     choose: Callable[[Supervisor], Item | None]
     finished: Callable[[Supervisor, Item, messages.Ended], None]
     known: Callable[[Supervisor], None]
     decided: Callable[[Supervisor], None]
-    unwritten: Callable[[StateError], None]
     told: Callable[[], None]
 
 
@@ -138,10 +101,8 @@ class Supervisor:
         self.item: Item | None = None
         self._office = office
         self._study: StudyProcess | None = None
-        self._ledger = Ledger(
-            name, office.metrics, office.history, lambda: office.decided(self), office.unwritten
-        )
-        self._broken = ""
+        self._ledger = Ledger(name, office.metrics, office.archive, lambda: office.decided(self))
+        self._broken: messages.Broken | None = None
         self._failures = 0
         self._retry_at = 0.0
         self._look: Timer | None = None
@@ -197,7 +158,7 @@ class Supervisor:
         elif time.monotonic() < self._retry_at:
             self._become(State.FAILED)
             self._look_in(self._retry_at - time.monotonic())
-        elif self._office.history() is None or self._office.choose(self) is None:
+        elif self._office.archive.history is None or self._office.choose(self) is None:
             self.gate.close()
             self._become(State.IDLE)
         elif self.gate.open:
@@ -285,14 +246,16 @@ class Supervisor:
     def _start(self) -> None:
         self._become(State.TUNING)
         self._ledger.begin()
-        self._broken = ""
+        self._broken = None
         self.progress, self.item = None, None
         try:
             self._study = StudyProcess(
                 self._office.begin(self), self._office.loop, self._heard, self._study_gone
             )
         except (OSError, AutotuneError) as error:
+            self.gate.close()
             self._fail(f"the study process does not start: {error}")
+            self.step()
             return
         self._stop_looking()
         self._look_in(self._settings.gate.watch_seconds)
@@ -309,8 +272,8 @@ class Supervisor:
                 self._next_work()
             case messages.Ended():
                 self._work_ended(message)
-            case messages.Broken(reason):
-                self._broken = reason
+            case messages.Broken():
+                self._broken = message
             case _:
                 reply = self._ledger.keep(message)
                 if self._study is not None and not self._study.killed:
@@ -376,7 +339,13 @@ class Supervisor:
             self._office.metrics.yielded(self.name, self._cause, time.monotonic() - self._killed_at)
         elif self.item is not None or status != 0:
             self._study_ended("failed")
-            told = self._ledger.failure or self._broken
+            broken = self._broken or messages.Broken("")
+            if broken.unreadable and not self._ledger.failure:
+                # It reads more of the history than we do.
+                self._ledger.failure = broken.reason
+                error = DatabaseError(broken.reason) if broken.damaged else StateDirError(broken.reason)
+                self._office.archive.unwritten(error)
+            told = self._ledger.failure or broken.reason
             reason = told or f"the study process ended with status {status}"
             if self.item is not None and not told:
                 # Perhaps it is this problem that ends it: others get their turn first.

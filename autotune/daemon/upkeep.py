@@ -15,6 +15,8 @@ from autotune.store import read_history
 from autotune.store.backup import backup, check
 from autotune.store.statedir import StateDir
 
+DAMAGED = 3
+"""Exit status where history or snapshot are damaged."""
 NICENESS = 10
 """Added to that of the daemon: whatever else runs goes first."""
 
@@ -40,9 +42,7 @@ def run() -> list[str]:
 def _require_whole(path: str) -> None:
     faults = check(path).faults
     if faults:
-        raise DatabaseError(
-            f"{path}: is damaged ({faults[0]}); restart the daemon, which restores what can be restored"
-        )
+        raise DatabaseError(f"{path}: is damaged ({faults[0]})")
 
 
 def main() -> int:
@@ -52,7 +52,7 @@ def main() -> int:
         print("\n".join(run()))
     except AutotuneError as error:
         print(error)
-        return 1
+        return DAMAGED if isinstance(error, DatabaseError) else 1
     return 0
 
 

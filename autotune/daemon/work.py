@@ -93,7 +93,7 @@ class Outlook:
             planned: the problems of the configured models, the most valuable first.
             workloads: all that can be tuned; None while that is not known.
         """
-        ours = [entry for entry in requests if entry.device == self._device and entry.retry_at <= self._now]
+        ours = [entry for entry in requests if entry.device == self._device and not entry.waits(self._now)]
         asked = [self._requested(e) for e in ours if workloads is None or e.workload in workloads]
         models = [self._planned(problem, -place) for place, problem in enumerate(planned)]
         found = [*asked, *filter(None, models), *self._drifted(), *self._to_recheck()]

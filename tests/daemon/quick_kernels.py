@@ -24,6 +24,19 @@ def quick(x: torch.Tensor, *, pause_ms: int) -> torch.Tensor:
 
 
 @autotune.tunable(
+    dimensions=[autotune.Dimension("rows", nearest=True), autotune.Dimension("width")],
+    parameters={"pause_ms": [30, 150]},
+    baseline={"pause_ms": 150},
+    inputs=lambda problem, draw: {"x": draw(problem["rows"], problem["width"])},
+    reference=lambda _, x: torch.softmax(x.double(), -1),
+)
+def steady(x: torch.Tensor, *, pause_ms: int) -> torch.Tensor:
+    """Softmax that sleeps for longer than a busy machine delays it: the same one wins, whatever else runs."""
+    time.sleep(pause_ms / 1e3)
+    return torch.softmax(x, -1)
+
+
+@autotune.tunable(
     dimensions=[autotune.Dimension("rows", nearest=True)],
     parameters={"seconds": [0, 600]},
     baseline={"seconds": 0},

@@ -50,7 +50,11 @@ class RunningDaemon:
     """A daemon process with its own state, sockets, settings and service manager."""
 
     def __init__(
-        self, folder: Path, settings: str = SETTINGS, environment: dict[str, str] | None = None
+        self,
+        folder: Path,
+        settings: str = SETTINGS,
+        environment: dict[str, str] | None = None,
+        user: int | None = None,
     ) -> None:
         self.folder = folder
         self.state = folder / "state"
@@ -63,6 +67,12 @@ class RunningDaemon:
         address = folder / "n.sock"
         address.unlink(missing_ok=True)
         self.manager.bind(str(address))
+        # Another user than that of the test, who may then write in the folder.
+        self.identity: dict[str, Any] = {}
+        if user is not None:
+            self.identity = {"user": user, "group": user, "extra_groups": ()}
+            for path in (folder, folder / "run", address):
+                os.chown(path, user, user)
         self.told: list[str] = []
         self.environment = {
             **os.environ,
@@ -92,7 +102,11 @@ class RunningDaemon:
         environment = {**self.environment, "NOTIFY_SOCKET": str(self.folder / "n.sock")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "autotune", "daemon"], env=environment, stderr=log, cwd=ROOT
+                [sys.executable, "-m", "autotune", "daemon"],
+                env=environment,
+                stderr=log,
+                cwd=ROOT,
+                **self.identity,
             )
         self.wait_until(lambda: self.heard("READY=1"))
 
@@ -102,17 +116,17 @@ class RunningDaemon:
             self.told += self.manager.recv(4096).decode().splitlines()
         return assignment in self.told
 
-    def wait_until(self, holds: Callable[[], Any]) -> Any:
+    def wait_until(self, holds: Callable[[], Any], patience_seconds: float = PATIENCE_SECONDS) -> Any:
         """Wait for something to hold; returns it."""
         # Counted, and not by the clock: all processes of the test may have been stopped for a while.
-        for _ in range(round(PATIENCE_SECONDS / POLL_SECONDS)):
+        for _ in range(round(patience_seconds / POLL_SECONDS)):
             if found := holds():
                 return found
             assert self.process is None or self.process.poll() is None, self.log.read_text()
             time.sleep(POLL_SECONDS)
         raise AssertionError(self.log.read_text())
 
-    def command(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: str, check: bool = True, **identity: Any) -> subprocess.CompletedProcess[str]:
         """Run a command of the command line."""
         return subprocess.run(
             [sys.executable, "-m", "autotune", *words],
@@ -121,6 +135,7 @@ class RunningDaemon:
             capture_output=True,
             text=True,
             check=check,
+            **identity,
         )
 
     def ask(self, question: Any) -> Any:
@@ -144,8 +159,11 @@ class RunningDaemon:
         devices = self.ask(Status())["devices"]
         return next(device for device in devices if name in ("", device["device"]))
 
-    def look_up(self, workload: str, **problem: int) -> tuple[str, dict[str, Any]]:
-        """What another process finds: the kind of match and the configuration."""
+    def look_up(
+        self, workload: str, *, user: int | None = None, **problem: int
+    ) -> tuple[str, dict[str, Any]]:
+        """What another process finds, perhaps another user's: the kind of match and the configuration."""
+        identity: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": ()}
         script = f"""
 import json, warnings
 warnings.simplefilter("ignore")
@@ -162,6 +180,7 @@ print(json.dumps([found.match, dict(found)]))
             capture_output=True,
             text=True,
             check=True,
+            **identity,
         )
         match, configuration = json.loads(done.stdout)
         return match, configuration

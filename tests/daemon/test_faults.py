@@ -1,53 +1,33 @@
-"""The fault campaign (`make faults`): each case says what was kept. It takes many minutes.
+"""The fault campaign (`make faults`): what happens to the daemon's processes and files.
 
-`FAULT_KILLS` says how often the daemon is killed at a random moment; 20 times by default.
+Each case says what was kept. `FAULT_KILLS` says how often the daemon is killed at a random moment; 20 times
+by default. `test_faults_around` goes on with what happens around the daemon; in `test_service` are the cases
+that take seconds: garbage datagrams, two daemons at once, SIGTERM while it is idle, paused or at work. All
+of them are marked `faults`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import shutil
+import signal
 import socket
 import subprocess
 import time
 from contextlib import suppress
 
+import msgspec
 import pytest
 
 from autotune.daemon.control import Pause, Resume, Status
-from autotune.store import read_history
+from autotune.errors import UsageError
 from autotune.store.backup import check
 from autotune.store.records import Verdict
-from tests.daemon.running import SETTINGS, RunningDaemon, alive
+from autotune.worker.framing import write_frame
+from tests.daemon.campaign import EXACT, FIRST, SETTINGS, found, is_failed, settled, tuned, verdicts, waiting
+from tests.daemon.running import RunningDaemon, alive
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(3600)]
-
-QUICK = {"rows": 64, "width": 32}
-EXACT = ("exact", 0)
-
-
-@pytest.fixture
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("d")
-
-
-def tuned(daemon: RunningDaemon, **problem: int) -> None:
-    """Have a problem tuned."""
-    daemon.order("quick", **problem)
-    daemon.wait_until(lambda: found(daemon, **problem) == EXACT)
-    daemon.wait_until(lambda: daemon.device("cpu")["state"] == "idle")
-
-
-def found(daemon: RunningDaemon, **problem: int) -> tuple[str, int]:
-    match, configuration = daemon.look_up("quick", **problem)
-    return match, configuration["pause_ms"]
-
-
-def verdicts(daemon: RunningDaemon) -> list[Verdict]:
-    with read_history(str(daemon.state)) as history:
-        return [trial.verdict for study in history.studies() for trial in history.trials(study.id)]
 
 
 def test_a_segfault_a_hang_and_a_memory_blow_up_cost_one_trial_each(folder) -> None:
@@ -61,20 +41,21 @@ def test_a_segfault_a_hang_and_a_memory_blow_up_cost_one_trial_each(folder) -> N
         assert sorted(harm) == sorted(verdicts(daemon))
         assert "exact" == daemon.look_up("harmful", rows=64)[0]
         assert not daemon.below()
-        tuned(daemon, **QUICK)
+        tuned(daemon, **FIRST)
 
 
 def test_kill_9_at_random_moments_loses_nothing_that_was_acknowledged(folder) -> None:
     draw = random.Random(0)
-    with RunningDaemon(folder) as daemon:
-        tuned(daemon, **QUICK)
+    with RunningDaemon(folder, SETTINGS) as daemon:
+        tuned(daemon, **FIRST)
         lease = daemon.ask(Pause(device="all", reason="kept"))["lease"]
         known = len(verdicts(daemon))
         for number in range(int(os.environ.get("FAULT_KILLS", "20"))):
             # Half of the time it is at work, with ever new problems; else it starts, idles or is paused.
             if number % 2:
                 daemon.ask(Resume(lease=lease))
-                daemon.order("quick", rows=number, width=8)
+                asked = {"rows": number, "width": 8}
+                daemon.order("steady", **asked)
                 time.sleep(draw.uniform(0.0, 10.0))
             else:
                 time.sleep(draw.uniform(0.0, 0.5))
@@ -83,14 +64,60 @@ def test_kill_9_at_random_moments_loses_nothing_that_was_acknowledged(folder) ->
             daemon.process.wait()
             daemon.process = None
             daemon.wait_until(lambda left=left: not alive(left))
-            assert [] == check(str(daemon.state / "history.db")).faults
+            assert () == check(str(daemon.state / "history.db")).faults
             assert known <= len(verdicts(daemon))
             known = len(verdicts(daemon))
-            assert EXACT == found(daemon, **QUICK)
+            assert EXACT == found(daemon, **FIRST)
             daemon.start()
+            if number % 2:
+                assert asked in waiting(daemon) or EXACT == found(daemon, **asked)
             leases = [held["reason"] for held in daemon.ask(Status())["leases"]]
             assert leases == ([] if number % 2 else ["kept"])
             lease = daemon.ask(Pause(device="all", reason="kept"))["lease"] if number % 2 else lease
+
+
+def test_sigterm_ends_it_while_it_watches_is_busy_yields_or_has_failed(folder) -> None:
+    def ended() -> None:
+        left = daemon.below()
+        assert 0 == daemon.terminate()
+        assert not alive(left)
+        assert EXACT == found(daemon, **FIRST)
+        assert () == check(str(daemon.state / "history.db")).faults
+
+    with RunningDaemon(folder, SETTINGS) as daemon:
+        tuned(daemon, **FIRST)
+        for state, change in (
+            ("watching", ("looks = 2\nlook_seconds = 0.05", "looks = 100\nlook_seconds = 5")),
+            ("busy", ("memory_available = 0.01", "memory_available = 1.0")),
+            ("failed", ("[gate]", 'python = "/bin/false"\n[gate]')),
+        ):
+            assert 0 == daemon.terminate()
+            daemon.settings.write_text(SETTINGS.replace(*change))
+            daemon.start()
+            daemon.order("steady", rows=8, width=8)
+            daemon.wait_until(lambda state=state: daemon.device()["state"] == state)
+            ended()
+            daemon.settings.write_text(SETTINGS)
+            daemon.start()
+        settled(daemon, rows=8, width=8)
+        daemon.wait_until(lambda: daemon.device()["state"] == "idle")
+        preempted = verdicts(daemon).count(Verdict.PREEMPTED)
+        processes, acknowledged = daemon.doze(), False
+        # It finds both at once, in either order: a lease to make room for, and its end.
+        daemon.process.send_signal(signal.SIGSTOP)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            asking.connect(str(folder / "run" / "control.sock"))
+            write_frame(asking.fileno(), msgspec.json.encode(Pause(reason="kept")))
+            daemon.process.send_signal(signal.SIGTERM)
+            daemon.process.send_signal(signal.SIGCONT)
+            with suppress(ConnectionError):
+                acknowledged = bool(asking.recv(1, socket.MSG_WAITALL))
+        ended()
+        assert not alive(processes)
+        assert preempted + 1 == verdicts(daemon).count(Verdict.PREEMPTED)
+        daemon.start()
+        held = [lease["reason"] for lease in daemon.ask(Status())["leases"]]
+        assert "kept" in held or not acknowledged
 
 
 def test_a_full_disk_serves_on_and_tuning_goes_on_once_there_is_room(folder) -> None:
@@ -100,16 +127,21 @@ def test_a_full_disk_serves_on_and_tuning_goes_on_once_there_is_room(folder) -> 
     if mounted.returncode:
         pytest.skip("may not mount a tmpfs here")
     try:
-        with RunningDaemon(folder) as daemon:
-            tuned(daemon, **QUICK)
+        with RunningDaemon(folder, SETTINGS) as daemon:
+            tuned(daemon, **FIRST)
             ballast = state / "ballast"
             fill(ballast)
-            daemon.order("quick", rows=8, width=8)
-            daemon.wait_until(lambda: "full" in (daemon.ask(Status())["last_error"] or ""))
-            assert EXACT == found(daemon, **QUICK)
-            assert daemon.process.poll() is None
+            # A wish, which need not be kept; what an operator asks for is refused if it cannot be.
+            found(daemon, rows=8, width=8)
+            daemon.wait_until(lambda: is_failed(daemon, "full"))
+            with pytest.raises(UsageError, match="full"):
+                daemon.order("steady", rows=16, width=8)
+            assert EXACT == found(daemon, **FIRST)
+            assert "full" in daemon.ask(Status())["last_error"]
+            with pytest.raises(UsageError, match="full"):
+                daemon.ask(Pause())
             ballast.unlink()
-            daemon.wait_until(lambda: found(daemon, rows=8, width=8) == EXACT)
+            settled(daemon, rows=8, width=8)
     finally:
         subprocess.run(["umount", "-l", str(state)], check=True)
 
@@ -130,80 +162,37 @@ def spoil(path) -> None:
 
 
 def test_a_history_corrupted_at_rest_is_restored_and_serves_what_it_served(folder) -> None:
-    with RunningDaemon(folder) as daemon:
-        tuned(daemon, **QUICK)
+    with RunningDaemon(folder, SETTINGS) as daemon:
+        tuned(daemon, **FIRST)
         assert 0 == daemon.terminate()
         spoil(daemon.state / "history.db")
         daemon.start()
-        assert EXACT == found(daemon, **QUICK)
+        assert EXACT == found(daemon, **FIRST)
         assert "was damaged" in daemon.log.read_text()
         tuned(daemon, rows=8, width=8)
 
 
 def test_a_history_corrupted_while_running_is_restored_without_a_restart(folder) -> None:
-    with RunningDaemon(folder) as daemon:
-        tuned(daemon, **QUICK)
+    with RunningDaemon(folder, SETTINGS) as daemon:
+        tuned(daemon, **FIRST)
         pid = daemon.process.pid
         spoil(daemon.state / "history.db")
-        daemon.order("quick", rows=8, width=8)
-        daemon.wait_until(lambda: found(daemon, rows=8, width=8) == EXACT)
-        assert EXACT == found(daemon, **QUICK)
+        daemon.order("steady", rows=8, width=8)
+        settled(daemon, rows=8, width=8)
+        assert EXACT == found(daemon, **FIRST)
         assert pid == daemon.process.pid
-        assert [] == check(str(daemon.state / "history.db")).faults
+        assert () == check(str(daemon.state / "history.db")).faults
 
 
 def test_a_truncated_snapshot_fails_no_look_up_and_is_published_again(folder) -> None:
-    with RunningDaemon(folder) as daemon:
-        tuned(daemon, **QUICK)
+    with RunningDaemon(folder, SETTINGS) as daemon:
+        tuned(daemon, **FIRST)
         os.truncate(daemon.state / "best.db", 5000)
-        assert "default" == found(daemon, **QUICK)[0]
+        assert "default" == found(daemon, **FIRST)[0]
+        tuned(daemon, rows=8, width=8)
+        assert EXACT == found(daemon, **FIRST)
+        os.truncate(daemon.state / "best.db", 5000)
+        assert "default" == found(daemon, **FIRST)[0]
         assert 0 == daemon.terminate()
         daemon.start()
-        assert EXACT == found(daemon, **QUICK)
-
-
-def test_an_upgraded_stack_is_noticed_and_the_old_winner_verified(folder) -> None:
-    with RunningDaemon(folder) as daemon:
-        tuned(daemon, **QUICK)
-        assert 0 == daemon.terminate()
-        # One of the settings of the software that its digest covers.
-        daemon.environment["TORCHINDUCTOR_FREEZING"] = "1"
-        assert "drifted" == found(daemon, **QUICK)[0]
-        daemon.start()
-        daemon.wait_until(lambda: found(daemon, **QUICK) == EXACT)
-        assert "why=drifted" in daemon.log.read_text()
-
-
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
-def test_an_nvml_that_fails_hangs_or_loses_its_device_reads_as_busy(folder) -> None:
-    source = os.path.join(os.path.dirname(__file__), "fake_nvml.c")
-    library, mood = folder / "libnvidia-ml.so.1", folder / "mood"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
-    mood.write_text("idle")
-    environment = {"LD_LIBRARY_PATH": str(folder), "FAKE_NVML": str(mood)}
-    with RunningDaemon(folder, SETTINGS.replace('["cpu"]', "[]"), environment) as daemon:
-
-        def reason(part: str) -> bool:
-            device = daemon.device()
-            assert "cuda:0" == device["device"]
-            return device["state"] == "busy" and part in device["reason"]
-
-        mood.write_text("foreign")
-        wish = {"v": 1, "workload": "quick", "problem": QUICK, "objective": "latency", "match": "default"}
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            address = str(folder / "run" / "requests.sock")
-            sender.sendto(json.dumps({**wish, "device": "cuda:0"}).encode(), address)
-        daemon.wait_until(lambda: reason("other processes: compute processes 1"))
-        for bad, told in (("lost", "GPU is lost"), ("hang", "hang"), ("uninitialized", "Not Loaded")):
-            mood.write_text(bad)
-            daemon.wait_until(lambda told=told: reason(told))
-            # The other device is tuned all the while, and the daemon answers.
-            tuned(daemon, rows=len(bad), width=8)
-            mood.write_text("foreign")
-            daemon.wait_until(lambda: reason("other processes"))
-        mood.write_text("hang")
-        daemon.wait_until(lambda: reason("hang"))
-        assert 0 == daemon.terminate()
-    mood.write_text("uninitialized")
-    with RunningDaemon(folder, SETTINGS.replace('["cpu"]', "[]"), environment) as daemon:
-        assert "cpu" == daemon.device()["device"]
+        assert EXACT == found(daemon, **FIRST)

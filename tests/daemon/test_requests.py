@@ -186,6 +186,17 @@ def test_what_failed_is_tried_later_and_later(tmp_path, clock) -> None:
     assert DAY == waits[-1]
 
 
+def test_a_clock_that_is_set_back_does_not_put_off_what_failed_for_longer_than_the_longest_wait(
+    tmp_path, clock
+) -> None:
+    book = book_of(tmp_path, clock)
+    book.note(entry(1))
+    book.fail(key_of(entry(1)), "crashed", 600.0)
+    (found,) = book
+    assert [600.0, 0.0] == [found.waits(clock.now), found.waits(clock.now + 600.0)]
+    assert 0.0 == found.waits(clock.now - 2 * DAY)
+
+
 def test_a_full_disk_keeps_it_in_memory_until_there_is_room(tmp_path, clock) -> None:
     book = RequestBook(str(tmp_path / "gone" / "requests.json"), RequestSettings(), clock)
     book.note(entry(1))

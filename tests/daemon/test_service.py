@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from autotune.daemon.control import Pause, Requests, Resume, Status
+from autotune.daemon.control import Pause, Requests, Resume, Rollback, Status
 from autotune.errors import UsageError
-from autotune.store import read_history
+from autotune.store import open_history, read_history
 from autotune.store.records import Verdict
+from autotune.store.snapshot import generations, publish
 from tests.daemon.running import ROOT, SETTINGS, RunningDaemon, alive
+from tests.store.factories import EPOCH, promote
+from tests.store.test_snapshot import published
 
 
 @pytest.fixture
@@ -98,6 +101,7 @@ def test_leases_survive_a_restart_and_end_with_their_process_or_in_time(daemon) 
     daemon.wait_until(lambda: daemon.device()["state"] == "idle")
 
 
+@pytest.mark.faults
 def test_sigterm_ends_it_in_every_state(daemon) -> None:
     assert "idle" == daemon.device()["state"]
     assert 0 == daemon.terminate()
@@ -122,6 +126,7 @@ def test_sigterm_ends_it_in_every_state(daemon) -> None:
         assert {"ended"} == {study.state for study in history.studies()}
 
 
+@pytest.mark.faults
 def test_kill_9_leaves_no_process_behind_and_the_next_daemon_goes_on(daemon) -> None:
     processes = daemon.doze()
     daemon.process.kill()
@@ -132,6 +137,7 @@ def test_kill_9_leaves_no_process_behind_and_the_next_daemon_goes_on(daemon) -> 
     daemon.doze()
 
 
+@pytest.mark.faults
 def test_two_daemons_the_second_is_told_which_is_the_first(daemon) -> None:
     second = daemon.command("daemon", check=False)
     assert 2 == second.returncode
@@ -149,6 +155,30 @@ def test_tune_asks_the_daemon_that_holds_the_history(daemon) -> None:
     assert "exact" == daemon.look_up("quick", rows=8, width=8)[0]
 
 
+def test_a_rollback_is_done_by_the_daemon_that_holds_the_history(tmp_path_factory) -> None:
+    daemon = RunningDaemon(tmp_path_factory.mktemp("d"))
+    with open_history(str(daemon.state)) as history:
+        promote(history, latency_ns=4e5)
+        publish(history, "first")
+        promote(history, latency_ns=3e5, decided_at=EPOCH + 1)
+        publish(history, "second")
+    with daemon:
+        first = daemon.state / "generations" / "best-00000001.db"
+        assert published(first) != published(daemon.state / "best.db")
+        done = daemon.command("rollback", "--reason", "slower in production")
+        assert "published generation 3" in done.stdout
+        assert published(first) == published(daemon.state / "best.db")
+        assert "rolled back" in daemon.log.read_text()
+        refused = daemon.command("rollback", "17", check=False)
+        assert (2, 1) == (refused.returncode, len(refused.stderr.splitlines()))
+        with pytest.raises(UsageError, match="keeps the history in"):
+            daemon.ask(Rollback(str(daemon.folder)))
+        assert "history-" in daemon.command("db", "backup").stdout
+        assert 0 == daemon.terminate()
+        with read_history(str(daemon.state)) as history:
+            assert [3, 2, 1] == [one.number for one in generations(history)]
+
+
 def test_a_bad_settings_file_keeps_the_old_settings_and_says_so(daemon) -> None:
     daemon.settings.write_text("[gate]\nloks = 3\n")
     daemon.process.send_signal(signal.SIGHUP)
@@ -161,6 +191,7 @@ def test_a_bad_settings_file_keeps_the_old_settings_and_says_so(daemon) -> None:
     assert daemon.heard("RELOADING=1")
 
 
+@pytest.mark.faults
 def test_a_hundred_thousand_garbage_datagrams_do_no_harm(daemon) -> None:
     garbage = [
         b"",
