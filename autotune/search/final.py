@@ -6,6 +6,7 @@ front over (latency, error, memory), each proven faster than the baseline in rou
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,13 +14,16 @@ from msgspec.structs import replace
 
 from autotune.errors import TrialError
 from autotune.search.objective import LATENCY
-from autotune.store.records import Choice, Configuration, Measurement, Proof, Trial, Verdict
+from autotune.store.records import Choice, Configuration, Measurement, Proof, Trial, Verdict, Winner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from autotune.measure.comparison import Comparison, Rules
     from autotune.search.objective import Objective
+    from autotune.space.pool import Pool
+    from autotune.space.problem import Problem
+    from autotune.store.records import StudyKey
     from autotune.worker.worker import Worker
 
 T = TypeVar("T", Trial, Choice)
@@ -150,6 +154,25 @@ class Final:
                     raise
                 del alive[failure.slot]
 
+    def incumbent(self, winner: Winner | None, pool: Pool) -> Contender | None:
+        """The present winner as it stands today, built anew and its error measured anew.
+
+        None where there is none, or it is the baseline, is not in the pool, fails, or has lost accuracy.
+        """
+        if winner is None or winner.choices[0].is_baseline:
+            return None
+        configuration = winner.choices[0].configuration
+        if pool.find(configuration) is None:
+            return None
+        try:
+            built = self.worker.build(INCUMBENT, configuration)
+            error = self.worker.check(INCUMBENT, self.seed)
+        except TrialError:
+            return None
+        if error > self.accurate:
+            return None
+        return Contender(INCUMBENT, configuration, error, built.memory_bytes)
+
     def ready(self, contenders: Sequence[Contender]) -> list[Contender]:
         """Those of the contenders that are built, anew where the process that held them has died.
 
@@ -255,6 +278,36 @@ def pareto_front(choices: Sequence[Choice]) -> tuple[Choice, ...]:
         if not any(_covers(other, choice, _cost) for other in front):
             front.append(choice)
     return tuple(replace(choice, rank=rank) for rank, choice in enumerate(front))
+
+
+def winner_of(
+    key: StudyKey, problem: Problem, baseline_error: float, choices: Sequence[Choice], limit_ns: float | None
+) -> Winner:
+    """The record of what a study decided.
+
+    Args:
+        key: of the study.
+        problem: that it tuned.
+        baseline_error: relative error of the baseline.
+        choices: rank 0 first.
+        limit_ns: the least latency that the device's ceilings allow; None if unknown.
+    """
+    return Winner(
+        workload=key.workload,
+        problem=problem.key,
+        dimensions=problem.dimensions,
+        neighbourhood=problem.neighbourhood,
+        device=key.device,
+        stack=key.stack,
+        objective=key.objective,
+        space=key.space,
+        baseline_error=baseline_error,
+        choices=tuple(
+            replace(choice, limit_share=limit_ns / choice.latency_ns if limit_ns else None)
+            for choice in choices
+        ),
+        decided_at=time.time(),
+    )
 
 
 def trial_slot(number: int) -> str:

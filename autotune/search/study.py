@@ -15,15 +15,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
 from autotune.errors import TrialError
 from autotune.measure.comparison import Rules
 from autotune.search.budget import Budget, Progress
 from autotune.search.final import (
     ACCURACY_SLACK,
     BASELINE,
-    INCUMBENT,
     Contender,
     Final,
     affordable,
@@ -31,11 +28,12 @@ from autotune.search.final import (
     pareto_front,
     select_finalists,
     trial_slot,
+    winner_of,
 )
 from autotune.search.objective import objective_named
 from autotune.search.proposals import Proposals
 from autotune.search.stages import Stages
-from autotune.store.records import Trial, Verdict, Winner
+from autotune.store.records import Trial, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
     from autotune.search.sampler.prior import PriorStudy
     from autotune.space.searchspace import SearchSpace
     from autotune.store.recorder import Recorder
-    from autotune.store.records import Configuration, Measurement, StudyKey
+    from autotune.store.records import Configuration, Measurement, StudyKey, Winner
     from autotune.worker.messages import Prepared
     from autotune.worker.worker import Worker
 
@@ -350,7 +348,7 @@ class Study:
         final = Final(self.worker, self.rules, self.accurate, self.seed, self.objective)
         final.ready([self.baseline])
         before = self._current_winner()
-        incumbent = self._incumbent(before)
+        incumbent = final.incumbent(before, self.space.pool)
         excluded = [self.space.baseline, *([incumbent.configuration] if incumbent else [])]
         chosen = select_finalists(self._trials, self.accurate, self.baseline_value, excluded, self.objective)
         finalists = final.ready([Contender.of(trial, self.objective) for trial in chosen])
@@ -364,23 +362,7 @@ class Study:
             choices = pareto_front([*choices, *(c for c in before.choices if c.error > self.accurate)])
         assert self.prepared is not None, "decided after preparation"
         limit_ns = self._limit_ns(self.prepared, choices[0].latency_ns)
-        problem = self.space.problem
-        return Winner(
-            workload=self.key.workload,
-            problem=problem.key,
-            dimensions=problem.dimensions,
-            neighbourhood=problem.neighbourhood,
-            device=self.key.device,
-            stack=self.key.stack,
-            objective=self.key.objective,
-            space=self.key.space,
-            baseline_error=self.baseline.error,
-            choices=tuple(
-                replace(choice, limit_share=limit_ns / choice.latency_ns if limit_ns else None)
-                for choice in choices
-            ),
-            decided_at=time.time(),
-        )
+        return winner_of(self.key, self.space.problem, self.baseline.error, choices, limit_ns)
 
     def _final_seconds(self) -> float:
         """What the final takes: its share, or more where that would prove nothing of so slow a baseline."""
@@ -400,22 +382,6 @@ class Study:
     def _current_winner(self) -> Winner | None:
         key = self.key
         return self.history.incumbent(key.device, key.stack, key.workload, key.problem, key.objective)
-
-    def _incumbent(self, winner: Winner | None) -> Contender | None:
-        """The present winner as it stands today: built anew, its error measured anew."""
-        if winner is None or winner.choices[0].is_baseline:
-            return None
-        configuration = winner.choices[0].configuration
-        if self.space.pool.find(configuration) is None:
-            return None
-        try:
-            built = self.worker.build(INCUMBENT, configuration)
-            error = self.worker.check(INCUMBENT, self.seed)
-        except TrialError:
-            return None
-        if error > self.accurate:
-            return None
-        return Contender(INCUMBENT, configuration, error, built.memory_bytes)
 
     def _report(self, phase: str | None = None) -> None:
         self.progress.phase = phase or self.progress.phase
