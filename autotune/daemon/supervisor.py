@@ -34,6 +34,8 @@ logger = logging.getLogger("autotune.daemon")
 
 FINISH_SECONDS = 5.0
 """How long a study process may take to end after its last work."""
+START_TIMES = 2.0
+"""How many times what its worker may take to start a study process may take until it is ready."""
 DISK_SECONDS = 60.0
 """How soon it is tried again after a record could not be kept."""
 
@@ -106,7 +108,7 @@ class Supervisor:
         self._failures = 0
         self._retry_at = 0.0
         self._look: Timer | None = None
-        self._finish: Timer | None = None
+        self._limit: Timer | None = None
         self._killed_at = 0.0
         self._cause = ""
         self._work_began = 0.0
@@ -257,8 +259,22 @@ class Supervisor:
             self._fail(f"the study process does not start: {error}")
             self.step()
             return
+        self._limit = self._office.loop.later(
+            START_TIMES * self._settings.worker.limits.start, self._give_up_start
+        )
         self._stop_looking()
         self._look_in(self._settings.gate.watch_seconds)
+
+    def _give_up_start(self) -> None:
+        """It hangs in an import or in a driver."""
+        if self._study is not None:
+            seconds = START_TIMES * self._settings.worker.limits.start
+            self._broken = messages.Broken(f"the study process was not ready within {seconds:g} s")
+            self._study.kill()
+
+    def _lift_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
 
     def _heard(self, message: messages.FromStudy) -> None:
         match message:
@@ -267,6 +283,7 @@ class Supervisor:
                 self.progress = message
                 self._office.told()
             case messages.Ready():
+                self._lift_limit()
                 self.stack, self.workloads = message.stack, frozenset(message.workloads)
                 self._office.known(self)
                 self._next_work()
@@ -288,7 +305,7 @@ class Supervisor:
             return
         if self.item is None:
             self._study.say(messages.Finish())
-            self._finish = self._office.loop.later(FINISH_SECONDS, self._study.kill)
+            self._limit = self._office.loop.later(FINISH_SECONDS, self._study.kill)
             return
         self._work_began = time.monotonic()
         work = self.item.work
@@ -327,8 +344,7 @@ class Supervisor:
         """Nothing of the study process is left."""
         assert self._study is not None, "told once"
         status, self._study = self._study.exit_status, None
-        if self._finish is not None:
-            self._finish.cancel()
+        self._lift_limit()
         yielded = self.state is State.YIELDING
         self._ledger.interrupted(f"ended for: {self._cause}" if yielded else "the study process ended")
         self.gate.close()

@@ -107,6 +107,9 @@ def device_named(name: str | None) -> Device:
     kind, _, index = (name or "").partition(":")
     if name and kind not in ("cpu", "cuda"):
         return named_device(name)
+    if kind == "cpu" and (index or "0") == "0":
+        # Without asking NVML, which may hang: the CPU is tuned all the same.
+        return _cpu(cpu_facts("/"), load_profiles())
     devices = probe().devices
     found = [device for device in devices if not kind or device.kind == kind]
     if not (index or "0").isdecimal() or int(index or 0) >= len(found):

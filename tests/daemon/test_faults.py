@@ -25,7 +25,7 @@ from autotune.store.backup import check
 from autotune.store.records import Verdict
 from autotune.worker.framing import write_frame
 from tests.daemon.campaign import EXACT, FIRST, SETTINGS, found, is_failed, settled, tuned, verdicts, waiting
-from tests.daemon.running import RunningDaemon, alive
+from tests.daemon.running import KERNELS, RunningDaemon, alive
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(3600)]
 
@@ -42,6 +42,20 @@ def test_a_segfault_a_hang_and_a_memory_blow_up_cost_one_trial_each(folder) -> N
         assert "exact" == daemon.look_up("harmful", rows=64)[0]
         assert not daemon.below()
         tuned(daemon, **FIRST)
+
+
+def test_a_study_process_that_does_not_get_ready_is_given_up(folder) -> None:
+    hanging = folder / "hanging_kernels.py"
+    hanging.write_text("import ctypes\n\nctypes.PyDLL(None).sleep(600)\n")
+    settings = SETTINGS.replace(KERNELS, str(hanging)).replace("[gate]", "[worker.limits]\nstart = 2\n[gate]")
+    with RunningDaemon(folder, settings) as daemon:
+        daemon.order("steady", **FIRST)
+        daemon.wait_until(lambda: is_failed(daemon, "not ready within 4 s"))
+        assert not daemon.below()
+        assert [FIRST] == waiting(daemon)
+        daemon.settings.write_text(SETTINGS)
+        daemon.process.send_signal(signal.SIGHUP)
+        settled(daemon, **FIRST)
 
 
 def test_kill_9_at_random_moments_loses_nothing_that_was_acknowledged(folder) -> None:

@@ -240,7 +240,7 @@ def test_an_nvml_that_fails_hangs_or_loses_its_device_reads_as_busy(folder) -> N
             mood.write_text(bad)
             daemon.wait_until(lambda told=told: reason(told))
             # The other device is tuned all the while, and the daemon answers.
-            tuned(daemon, rows=len(bad), width=8)
+            tuned(daemon, rows=8 + len(told), width=8)
             mood.write_text("foreign")
             daemon.wait_until(lambda: reason("other processes"))
         # Lost while it is tuned on: what runs there is ended, and nothing else.
@@ -249,7 +249,7 @@ def test_an_nvml_that_fails_hangs_or_loses_its_device_reads_as_busy(folder) -> N
         mood.write_text("lost")
         daemon.wait_until(lambda: reason("GPU is lost"))
         daemon.wait_until(lambda: not daemon.below())
-        tuned(daemon, rows=16, width=8)
+        tuned(daemon, rows=64, width=8)
         mood.write_text("hang")
         daemon.wait_until(lambda: reason("hang"))
         assert 0 == daemon.terminate()

@@ -42,7 +42,7 @@ class Tried:
         self.starts = 0
         self.loop = Loop(self.failed)
         gate = GateSettings(looks=1, look_seconds=0.001)
-        settings = Sections(daemon=DaemonSettings(retry_seconds=0.001), gate=gate)
+        settings = Sections(daemon=DaemonSettings(retry_seconds=0.1), gate=gate)
         office = Office(
             loop=self.loop,
             leases=Leases(str(folder / "leases.json"), self.loop, lambda: None),
@@ -87,5 +87,7 @@ def test_where_a_single_look_is_enough_a_device_is_tuned_at_once_and_again_after
     tried.run()
     assert [] == tried.errors
     waited = [State.WATCHING, *(State.BUSY for _ in before)]
-    assert [*waited, *[State.TUNING, State.FAILED] * STARTS] == tried.states
+    assert waited == tried.states[: len(waited)]
+    # Where the machine was so busy that the wait for another start was over at once, it watched in between.
+    assert [State.TUNING, State.FAILED] * STARTS == [one for one in tried.states if one not in waited]
     assert "the interpreter is gone" in tried.supervisor.reason
