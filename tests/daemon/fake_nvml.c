@@ -16,10 +16,10 @@ static int is(const char *mood) {
 }
 static Return answer(void) {
   while (is("hang")) usleep(10000);
-  return is("lost") ? LOST : OK;
+  return is("lost") ? LOST : is("uninitialized") ? DRIVER : OK;
 }
 
-Return nvmlInit_v2(void) { return is("uninitialized") ? DRIVER : answer(); }
+Return nvmlInit_v2(void) { return answer(); }
 Return nvmlInitWithFlags(unsigned flags) { (void)flags; return nvmlInit_v2(); }
 Return nvmlShutdown(void) { return OK; }
 const char *nvmlErrorString(Return code) { return code == LOST ? "GPU is lost" : code == DRIVER ? "Driver Not Loaded" : "Not Supported"; }
