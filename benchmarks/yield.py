@@ -44,7 +44,8 @@ budget_seconds = 3600
 [metrics]
 address = ""
 """
-PROBLEM = {"m": 16, "n": 2112, "k": 7168}
+PROBLEMS = [{"m": 16, "n": 2112 + 64 * number, "k": 2048} for number in range(100)]
+"""Enough of them: a study that is preempted goes on where it was, and is decided after some ten times."""
 TARGET_SECONDS = 0.25
 PAUSE = """
 import time
@@ -70,7 +71,7 @@ def main() -> int:
     draw = random.Random(options.seed)
     found: dict[str, list[float]] = {"worker gone": [], "all gone": [], "answer": []}
     with RunningDaemon(settings) as daemon:
-        ask(Ask([Wanted("linear", PROBLEM)]))
+        ask(Ask([Wanted("linear", problem) for problem in PROBLEMS]))
         for number in range(options.times):
             processes = _running_study(daemon)
             time.sleep(draw.uniform(0.0, 2.0))

@@ -201,6 +201,8 @@ class Supervisor:
     def forgive(self) -> None:
         """Try again now what failed before: an operator asked, or the settings are new."""
         self._failures, self._retry_at = 0, 0.0
+        if self.state is State.FAILED:
+            self._stop_looking()  # else the next look would still wait for the retry
 
     def status(self) -> str:
         """One line for the service manager."""

@@ -36,13 +36,13 @@ class Repeating:
 class Tried:
     """A supervisor in a loop whose study processes cannot start; the loop ends with the last start."""
 
-    def __init__(self, folder, *answers: Condition) -> None:
+    def __init__(self, folder, *answers: Condition, retry_seconds: float = 0.1) -> None:
         self.errors: list[Exception] = []
         self.states: list[State] = []
         self.starts = 0
         self.loop = Loop(self.failed)
         gate = GateSettings(looks=1, look_seconds=0.001)
-        settings = Sections(daemon=DaemonSettings(retry_seconds=0.1), gate=gate)
+        settings = Sections(daemon=DaemonSettings(retry_seconds=retry_seconds), gate=gate)
         office = Office(
             loop=self.loop,
             leases=Leases(str(folder / "leases.json"), self.loop, lambda: None),
@@ -91,3 +91,18 @@ def test_where_a_single_look_is_enough_a_device_is_tuned_at_once_and_again_after
     # Where the machine was so busy that the wait for another start was over at once, it watched in between.
     assert [State.TUNING, State.FAILED] * STARTS == [one for one in tried.states if one not in waited]
     assert "the interpreter is gone" in tried.supervisor.reason
+
+
+def test_what_failed_is_tried_again_at_once_when_someone_asks(tmp_path) -> None:
+    """Not once the long wait after the failure is over."""
+    tried = Tried(tmp_path, IDLE, retry_seconds=3600.0)
+
+    def asked() -> None:
+        tried.supervisor.forgive()
+        tried.supervisor.step()
+        tried.loop.later(0.05, asked)
+
+    tried.loop.later(0.05, asked)
+    tried.run()
+    assert [] == tried.errors
+    assert STARTS == tried.starts
