@@ -7,7 +7,8 @@ import socket
 import time
 
 LONGEST_WAIT_SECONDS = 0.5
-"""What a message may wait for a service manager whose queue is full; beyond, it is dropped."""
+"""What a message may wait for a service manager whose queue is full; beyond, it is dropped. A status never
+waits: it comes with every trial, and a device may have to be freed meanwhile."""
 
 LONGEST_STATUS = 250
 
@@ -27,7 +28,11 @@ class Notifier:
         given = os.environ.get("NOTIFY_SOCKET", "") if address is None else address
         self._address = f"\0{given[1:]}" if given.startswith("@") else given
         # Others, such as `vsock:`, are for virtual machines that report to their host.
-        self._socket = _datagram_socket() if self._address.startswith(("/", "\0")) else None
+        self._socket = (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            if self._address.startswith(("/", "\0"))
+            else None
+        )
         self._status = ""
         self.watchdog_seconds = _watchdog_seconds() if self._socket else None
 
@@ -45,7 +50,7 @@ class Notifier:
     def status(self, text: str) -> None:
         """Say what is going on; sent only when it changed."""
         line = _one_line(text)
-        if line != self._status and self._send(f"STATUS={line}"):
+        if line != self._status and self._send(f"STATUS={line}", wait=False):
             self._status = line
 
     def watchdog(self) -> None:
@@ -61,20 +66,15 @@ class Notifier:
         """Say that the end has begun."""
         self._send("STOPPING=1", *([f"STATUS={_one_line(status)}"] if status else []))
 
-    def _send(self, *assignments: str) -> bool:
+    def _send(self, *assignments: str, wait: bool = True) -> bool:
         if self._socket is None:
             return False
         message = "\n".join(assignments).encode(errors="replace")
+        self._socket.settimeout(LONGEST_WAIT_SECONDS if wait else 0.0)
         try:
             return self._socket.sendto(message, self._address) == len(message)
         except OSError:  # it was restarted, is busy, or refuses: nothing that tuning should suffer from
             return False
-
-
-def _datagram_socket() -> socket.socket:
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    made.settimeout(LONGEST_WAIT_SECONDS)
-    return made
 
 
 def _watchdog_seconds() -> float | None:

@@ -135,3 +135,13 @@ def test_a_status_that_was_dropped_is_sent_again(manager: Manager, notifier: Not
     manager.received()
     notifier.status("tuning")
     assert manager.received() == [["STATUS=tuning"]]
+
+
+def test_a_status_waits_for_no_manager(
+    manager: Manager, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    while notifier._send("X=1"):
+        pass
+    monkeypatch.setattr("autotune.daemon.notify.LONGEST_WAIT_SECONDS", 3600.0)
+    notifier.status("tuning")
+    assert ["STATUS=tuning"] not in manager.received()
