@@ -42,7 +42,7 @@ def autotune(environment: dict[str, str], *words: str, expect: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def tuned(environment) -> dict[str, str]:
-    autotune(environment, "tune", "blocked_softmax", "--module", EXAMPLE, *PROBLEM, "--budget", "6s")
+    autotune(environment, "tune", "blocked_softmax", "--module", EXAMPLE, *PROBLEM, "--budget", "20s")
     return environment
 
 
