@@ -42,8 +42,8 @@ PACKAGED = "usr/lib/systemd/system/autotuned.service"
 
 NVIDIA_VENDOR = "0x10de"
 
-_HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")
-"""What ProtectHome= and PrivateTmp= hide from the service."""
+HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")
+"""What ProtectHome= and PrivateTmp= hide from the service, on any machine: systemd.exec(5)."""
 
 _SEAL = re.compile(r"\n# Written by autotune; sha256 of the lines above: ([0-9a-f]{64})\n\Z")
 
@@ -134,7 +134,7 @@ def _program() -> str:
 def _checked_program(program: str) -> str:
     if not os.path.isabs(program) or re.search(r"[\s%$\"'\\]", program):
         raise UsageError(f"{program}: is no full path that a unit can name; give --program another")
-    if program.startswith(_HIDDEN):
+    if program.startswith(HIDDEN):
         raise UsageError(
             f"{program}: the service does not see this folder, which may hold secrets; install autotune into "
             "an environment such as /opt/autotune, or name it with --program"

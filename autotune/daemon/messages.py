@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 # msgspec evaluates the annotations when a message is first encoded or decoded.
-from autotune.config import MeasureSettings, StudySettings, WorkerSettings  # noqa: TC001
-from autotune.fingerprint.fingerprint import Device  # noqa: TC001
-from autotune.store.records import Configuration, StudyKey, Trial, Winner  # noqa: TC001
+from autotune.config import MeasureSettings, StudySettings, WorkerSettings
+from autotune.fingerprint.fingerprint import Device
+from autotune.store.records import Configuration, StudyKey, Trial, Winner
 
 
 class _Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

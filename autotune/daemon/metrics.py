@@ -43,7 +43,7 @@ class Metrics:
 
     def __init__(self) -> None:
         # Since when each series exists would double their number, and Prometheus does not need it.
-        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
+        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]  # theirs has no types
         self._registry = prometheus.CollectorRegistry()
         self._states: dict[str, str] = {}
         self._exposures: list[Server | TextfileWriter] = []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import autotune
 from autotune import paths
 from autotune.config import load_settings, settings_files
+from autotune.daemon.installation import HIDDEN
 from autotune.diagnosis.finding import Finding
 from autotune.errors import AutotuneError
 
@@ -51,7 +52,7 @@ def _unit(settings: Settings, root: str) -> Iterator[Finding]:
     except KeyError:
         found = f"there is no group {settings.daemon.group!r}; only root may pause the daemon"
         yield Finding("group", "note", found, "systemd-sysusers, or set [daemon] group")
-    if settings.worker.python.startswith(("/home/", "/root/")):
+    if settings.worker.python.startswith(HIDDEN):
         found = f"worker.python is {settings.worker.python}, in a folder that the service does not see"
         yield Finding("settings", "fault", found, "put the environment elsewhere, such as /opt")
 

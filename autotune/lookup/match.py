@@ -67,7 +67,10 @@ def find(published: Published, question: Question, target: Target) -> Found | No
         for objective in _objectives(published, question)
     )
     return min(
-        (found for found in answers if found), key=lambda found: KINDS.index(found.match), default=None
+        (found for found in answers if found),
+        # The baseline, kept because nothing met the limit, is worth less than what was proven for a tighter one.
+        key=lambda found: (KINDS.index(found.match), found.row["is_baseline"]),
+        default=None,
     )
 
 
@@ -89,7 +92,7 @@ def _find(
 ) -> Found | None:
     """The best published choice for a question that was decided for this very objective."""
     for match, tuned_for, choices in _matches(published, question, objective, target, device):
-        if objective != question.objective and choices and choices[0]["is_baseline"]:
+        if objective != question.objective and any(row["is_baseline"] for row in choices):
             continue  # that nothing met a tighter limit says nothing of this one
         for row in _by_preference(question, choices):
             configuration = published.configuration(row)

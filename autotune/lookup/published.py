@@ -15,7 +15,7 @@ try:
     # The compiled half of `sqlite3`. The other half adds dates, which take 3 ms to import and are not needed.
     import _sqlite3 as sqlite3
 except ImportError:
-    import sqlite3  # type: ignore[no-redef]
+    import sqlite3  # type: ignore[no-redef]  # its whole, where the half is not to be had
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

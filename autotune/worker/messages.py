@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 # msgspec evaluates the annotations when a message is first encoded or decoded.
-from autotune.measure.comparison import Comparison, Rules  # noqa: TC001
-from autotune.store.records import Configuration, Measurement  # noqa: TC001
+from autotune.measure.comparison import Comparison, Rules
+from autotune.store.records import Configuration, Measurement
 
 PROTOCOL = 5
 """Raised when messages change: a worker's interpreter may hold another version of autotune."""

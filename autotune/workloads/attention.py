@@ -31,7 +31,7 @@ class Attention(Workload):
 
     name = "attention"
 
-    def weights(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:  # noqa: ARG002 - contract
+    def weights(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
         """None."""
         return {}
 
@@ -52,17 +52,17 @@ class Attention(Workload):
 
     def pack_activations(
         self,
-        problem: Problem,  # noqa: ARG002 - contract
+        problem: Problem,
         configuration: Mapping[str, Any],
         activations: Tensors,
-        weights: Tensors,  # noqa: ARG002
+        weights: Tensors,
     ) -> Tensors:
         """Positions before heads in layout `bshd`."""
         if configuration.get("layout", "bhsd") == "bhsd":
             return activations
         return {name: tensor.transpose(1, 2).contiguous() for name, tensor in activations.items()}
 
-    def reference(self, problem: Problem, weights: Tensors, activations: Tensors) -> torch.Tensor:  # noqa: ARG002
+    def reference(self, problem: Problem, weights: Tensors, activations: Tensors) -> torch.Tensor:
         """In float64, one head at a time."""
         query, key, value = activations.values()
         batch, heads, q_len, head_dim = query.shape
@@ -84,7 +84,7 @@ class Attention(Workload):
             return ()
         return (attention_kernel(*_compiled_for(problem, configuration)),)
 
-    def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:  # noqa: ARG002
+    def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
         """The kernel of a configuration; see `search_spaces/attention.toml`."""
         attend = _IMPLEMENTATIONS[configuration["implementation"]](problem, configuration)
         is_bshd = configuration.get("layout") == "bshd"

@@ -54,18 +54,18 @@ class Workload(ABC):
 
     def native_kernels(
         self,
-        problem: Problem,  # noqa: ARG002 - for those that override it
-        configuration: Mapping[str, Any],  # noqa: ARG002
+        problem: Problem,
+        configuration: Mapping[str, Any],
     ) -> tuple[NativeKernel, ...]:
         """The C++ kernels that building a configuration compiles, so that they can be compiled before."""
         return ()
 
     def pack_activations(
         self,
-        problem: Problem,  # noqa: ARG002 - for those that override it
-        configuration: Mapping[str, Any],  # noqa: ARG002
+        problem: Problem,
+        configuration: Mapping[str, Any],
         activations: Tensors,
-        weights: Tensors,  # noqa: ARG002
+        weights: Tensors,
     ) -> Tensors:
         """The activations in the layout that a configuration takes, made outside the timed region.
 

@@ -45,7 +45,7 @@ class MlaDecode(Workload):
         weight = random_weight((rows, rank), rank**-0.5, getattr(torch, problem["dtype"]), generator)
         return {"kv_b": weight.to(device)}
 
-    def weight_names(self, problem: Problem) -> tuple[str, ...]:  # noqa: ARG002 - contract
+    def weight_names(self, problem: Problem) -> tuple[str, ...]:
         """`kv_b`."""
         return ("kv_b",)
 

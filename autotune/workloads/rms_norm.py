@@ -41,7 +41,7 @@ class RmsNorm(Workload):
         weight = 1 + 0.1 * torch.randn(problem["hidden"], generator=generator)
         return {"weight": weight.to(_dtype(problem)).to(device)}
 
-    def weight_names(self, problem: Problem) -> tuple[str, ...]:  # noqa: ARG002 - contract
+    def weight_names(self, problem: Problem) -> tuple[str, ...]:
         """`weight`."""
         return ("weight",)
 
@@ -52,7 +52,7 @@ class RmsNorm(Workload):
         shape = (problem["rows"], problem["hidden"])
         return {name: random_activations(shape, _dtype(problem), generator).to(device) for name in names}
 
-    def reference(self, problem: Problem, weights: Tensors, activations: Tensors) -> Output:  # noqa: ARG002
+    def reference(self, problem: Problem, weights: Tensors, activations: Tensors) -> Output:
         """In float64."""
         inputs = [tensor.double() for tensor in activations.values()]
         total = sum(inputs[1:], start=inputs[0])

@@ -33,7 +33,7 @@ class SiluAndMul(Workload):
 
     name = "silu_and_mul"
 
-    def weights(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:  # noqa: ARG002 - contract
+    def weights(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
         """None."""
         return {}
 
@@ -43,12 +43,12 @@ class SiluAndMul(Workload):
         shape = (problem["rows"], 2 * problem["intermediate"])
         return {"x": random_activations(shape, _dtype(problem), generator).to(device)}
 
-    def reference(self, problem: Problem, weights: Tensors, activations: Tensors) -> torch.Tensor:  # noqa: ARG002
+    def reference(self, problem: Problem, weights: Tensors, activations: Tensors) -> torch.Tensor:
         """In float64."""
         gate, up = activations["x"].double().chunk(2, dim=-1)
         return silu(gate) * up
 
-    def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:  # noqa: ARG002
+    def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
         """One of the implementations that `search_spaces/silu_and_mul.toml` declares."""
         implementation, threads = configuration["implementation"], configuration["threads"]
         match implementation:

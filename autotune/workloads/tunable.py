@@ -52,7 +52,7 @@ class Tunable(Workload):
         self._reference = reference
         self._flops = flops
 
-    def weights(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:  # noqa: ARG002 - contract
+    def weights(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
         """None: all inputs are activations."""
         return {}
 
@@ -65,11 +65,11 @@ class Tunable(Workload):
 
         return self._inputs(problem, draw)
 
-    def reference(self, problem: Problem, weights: Tensors, activations: Tensors) -> Any:  # noqa: ARG002 - contract
+    def reference(self, problem: Problem, weights: Tensors, activations: Tensors) -> Any:
         """What `reference` computes."""
         return self._reference(problem, *activations.values())
 
-    def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:  # noqa: ARG002
+    def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
         """The function with its parameters bound."""
         settings = {name: value for name, value in configuration.items() if name != "implementation"}
         return functools.partial(self.function, **settings)

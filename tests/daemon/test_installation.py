@@ -14,7 +14,7 @@ import pytest
 
 from autotune.cli import main
 from autotune.daemon import installation
-from autotune.daemon.installation import install, uninstall
+from autotune.daemon.installation import HIDDEN, install, uninstall
 from autotune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def test_a_program_that_a_unit_cannot_name_is_refused(program: str, root: Path) 
         install(str(root), program, nvidia=False)
 
 
-@pytest.mark.parametrize("program", ["/home/me/venv/bin/autotune", "/root/venv/bin/autotune"])
+@pytest.mark.parametrize("program", [f"{folder}venv/bin/autotune" for folder in HIDDEN])
 def test_a_program_that_the_service_would_not_see_is_refused(program: str, root: Path) -> None:
     with pytest.raises(UsageError, match="the service does not see this folder"):
         install(str(root), program, nvidia=False)

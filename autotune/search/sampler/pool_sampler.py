@@ -79,8 +79,8 @@ class PoolSampler(BaseSampler):
 
     def infer_relative_search_space(
         self,
-        study: Study,  # noqa: ARG002
-        trial: FrozenTrial,  # noqa: ARG002
+        study: Study,
+        trial: FrozenTrial,
     ) -> dict[str, BaseDistribution]:
         """Every parameter of the pool."""
         return self._distributions
@@ -89,7 +89,7 @@ class PoolSampler(BaseSampler):
         self,
         study: Study,
         trial: FrozenTrial,
-        search_space: dict[str, BaseDistribution],  # noqa: ARG002
+        search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
         """The next configuration, or the one that was enqueued."""
         self._learn(study)
@@ -110,10 +110,10 @@ class PoolSampler(BaseSampler):
 
     def sample_independent(
         self,
-        study: Study,  # noqa: ARG002
+        study: Study,
         trial: FrozenTrial,
         param_name: str,
-        param_distribution: BaseDistribution,  # noqa: ARG002
+        param_distribution: BaseDistribution,
     ) -> Any:
         """Refuses: what is not part of the configuration cannot be chosen apart from it.
 
