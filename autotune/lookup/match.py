@@ -68,7 +68,7 @@ def find(published: Published, question: Question, target: Target) -> Found | No
     )
     return min(
         (found for found in answers if found),
-        # The baseline, kept because nothing met the limit, is worth less than what was proven for a tighter one.
+        # A baseline that stayed is worth less than what was proven for a tighter limit.
         key=lambda found: (KINDS.index(found.match), found.row["is_baseline"]),
         default=None,
     )
