@@ -105,7 +105,7 @@ def test_a_fit_is_at_least_as_probable_as_where_it_started(covariance):
         z = (theta - covariance.center) / covariance.spread
         return 0.5 * y @ np.linalg.solve(matrix, y) + 0.5 * np.linalg.slogdet(matrix)[1] + 0.5 * z @ z
 
-    assert loss(fit(covariance, rows, y, covariance.center)) < loss(covariance.center)
+    assert loss(fit(covariance.training(rows), y, covariance.center)) < loss(covariance.center)
 
 
 def test_a_posterior_extended_trial_by_trial_is_the_one_computed_at_once(covariance):

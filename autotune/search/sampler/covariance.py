@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.spatial.distance import squareform
 
 from autotune.search.sampler.encoding import mismatch
 
@@ -163,16 +164,20 @@ class TrainingCovariance:
     Args:
         covariance: what to evaluate.
         rows: the observed rows.
+
+    Attributes:
+        covariance: what is evaluated.
     """
 
     def __init__(self, covariance: Covariance, rows: Rows) -> None:
-        encoding, n = covariance.encoding, len(rows)
-        self._covariance = covariance
-        self._n = n
-        self._squared = np.array([encoding.pairs(a.parameter, a.squared, rows) for a in covariance._axes])
-        self._squared = self._squared.reshape(-1, n * n)
-        self._differs = np.array([encoding.pairs(p, t, rows) for p, t in covariance._mismatches.items()])
-        self._differs = self._differs.reshape(-1, n * n)
+        pairs = len(rows) * (len(rows) - 1) // 2
+        places = {p: covariance.encoding.pairs(p, rows) for p in covariance._mismatches}
+        # Of each two rows one entry, since everything is symmetric and rows do not differ from themselves.
+        self._squared = np.array([axis.squared.ravel()[places[axis.parameter]] for axis in covariance._axes])
+        self._squared = self._squared.reshape(len(covariance._axes), pairs)
+        self._differs = np.array([t.ravel()[places[p]] for p, t in covariance._mismatches.items()])
+        self._differs = self._differs.reshape(len(places), pairs)
+        self.covariance = covariance
         self._predictions = covariance._predictions[rows].astype(np.float64)
 
     def value(self, theta: Floats) -> tuple[Floats, tuple[Floats, Floats]]:
@@ -181,15 +186,14 @@ class TrainingCovariance:
         Returns:
             The matrix of shape (rows, rows), and what `gradient` wants back.
         """
-        n = self._n
-        weights, rates, sources = self._covariance._split(theta)
-        squared = (weights @ self._squared).reshape(n, n)
-        scaled = np.sqrt(3 * squared)
-        decay = self._covariance.signal(theta) * np.exp(-scaled - (rates @ self._differs).reshape(n, n))
+        weights, rates, sources = self.covariance._split(theta)
+        signal = self.covariance.signal(theta)
+        scaled = np.sqrt(3 * (weights @ self._squared))
+        decay = signal * np.exp(-scaled - rates @ self._differs)
         own = (1 + scaled) * decay
-        explained = (self._predictions * sources) @ self._predictions.T
-        matrix = own + self._covariance.signal(theta) * explained
-        matrix[np.diag_indices(n)] += self._covariance.noise(theta)
+        matrix: Floats = squareform(own, checks=False)
+        matrix[np.diag_indices(len(matrix))] = signal + self.covariance.noise(theta)
+        matrix += signal * ((self._predictions * sources) @ self._predictions.T)
         slope = -1.5 * decay  # d own / d squared distance, which is finite at distance 0
         return matrix, (own, slope)
 
@@ -203,11 +207,12 @@ class TrainingCovariance:
             outer: shape (rows, rows), symmetric.
         """
         own, slope = parts
-        weights, rates, sources = self._covariance._split(theta)
-        by_length = -2 * weights * (self._squared @ (outer * slope).ravel())
-        by_rate = -rates * (self._differs @ (outer * own).ravel())
+        weights, rates, sources = self.covariance._split(theta)
+        twice = 2 * squareform(outer, checks=False)  # each two rows make two entries
+        by_length = -2 * weights * (self._squared @ (twice * slope))
+        by_rate = -rates * (self._differs @ (twice * own))
         weighted = outer @ self._predictions
-        by_source = self._covariance.signal(theta) * sources * (self._predictions * weighted).sum(axis=0)
+        by_source = self.covariance.signal(theta) * sources * (self._predictions * weighted).sum(axis=0)
         by_signal = (outer * matrix).sum()
         by_noise = np.trace(outer) * np.exp(theta[-2] + theta[-1])
         return np.concatenate([by_length, by_rate, by_source, [by_signal, by_noise]])

@@ -53,6 +53,7 @@ class Encoding:
         self.varying = [p for p in range(len(self.counts)) if np.ptp(self.levels[:, p]) > 0]
         self.axes = [axis for p in self.varying for axis in _axes(p, pool.parameters[p])]
         self._starts = np.concatenate([[0], np.cumsum([self.counts[p] for p in self.varying])])
+        self._by_parameter = np.ascontiguousarray(self.levels.T)
 
     @property
     def width(self) -> int:
@@ -89,11 +90,23 @@ class Encoding:
                 columns[:, start : start + self.counts[p]] = tables[p][self.levels[rows, p]]
         return columns
 
-    def pairs(self, parameter: int, table: Floats, rows: Rows) -> Floats:
-        """A table's entries between all given rows: shape (rows * rows,)."""
-        levels = self.levels[rows, parameter]
-        flat: Floats = table[np.ix_(levels, levels)].ravel()
-        return flat
+    def pairs(self, parameter: int, rows: Rows) -> Rows:
+        """Where a flattened table over pairs of levels has its entry for each two of the given rows.
+
+        Returns:
+            Shape (rows * (rows - 1) / 2,), in the order of `scipy.spatial.distance.squareform`.
+        """
+        levels = self._by_parameter[parameter, rows]
+        first, second = np.triu_indices(len(rows), 1)
+        places: Rows = levels[first] * np.intp(self.counts[parameter]) + levels[second]
+        return places
+
+    def differing(self, row: int) -> npt.NDArray[np.int8]:
+        """In how many parameters each row of the pool differs from one of them: shape (configurations,)."""
+        count = np.zeros(len(self.levels), np.int8)
+        for levels in self._by_parameter:
+            count += levels != levels[row]
+        return count
 
 
 def _axes(position: int, parameter: Parameter) -> list[Axis]:

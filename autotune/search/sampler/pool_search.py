@@ -39,11 +39,14 @@ LEADERS = 5
 AT_ONCE = 100
 """Trials up to which the model is renewed within one proposal; of more, piece by piece over several."""
 
+MOST_AT_ONCE = 1_000_000
+"""Covariances up to which it is, some 30 ms."""
+
 FIT = 15
 """Iterations of a fit, from the hyperparameters of the last one."""
 
-PIECE_OF_FIT = 5
-"""Of those, iterations per proposal when piece by piece: some 20 ms at 200 trials."""
+PIECE_OF_FIT = 150_000
+"""Squared trials times iterations of a fit at a time, to the size of a fit: some 15 ms."""
 
 PIECE_OF_POSTERIOR = 400_000
 """Covariances computed per proposal when piece by piece: some 10 ms at 200 trials."""
@@ -105,6 +108,7 @@ class PoolSearch:
         self._free = np.ones(len(pool), bool)
         self._pending: list[int] = []
         self._told: dict[int, list[Floats]] = {}
+        self._known: dict[int, Floats] = {}
         self._fitted = 0
         self._candidates: Rows = np.arange(len(pool))
         self._posterior: Posterior | None = None
@@ -175,7 +179,10 @@ class PoolSearch:
         if row in self._pending:
             self._pending.remove(row)
         told = np.atleast_1d(np.asarray(np.nan if value is None else value, np.float64))
-        self._told.setdefault(row, []).append(told)
+        tellings = self._told.setdefault(row, [])
+        tellings.append(told)
+        succeeded = [each for each in tellings if np.isfinite(each).all()]
+        self._known[row] = np.median(succeeded, axis=0) if succeeded else told
         if self._sceptic:
             self._sceptic.tell(row, value)
 
@@ -220,8 +227,9 @@ class PoolSearch:
         if self._renewal is None and len(rows) >= self._settings.refit_growth * self._fitted:
             self._fitted = len(rows)
             self._renewal = self._renewed(rows, targets)
+        small = len(rows) <= AT_ONCE and len(rows) * len(self._candidates) <= MOST_AT_ONCE
         for _ in self._renewal or ():
-            if self._posterior is not None and len(rows) > AT_ONCE:
+            if self._posterior is not None and not small:
                 break
         else:
             self._renewal = None
@@ -236,12 +244,15 @@ class PoolSearch:
         proposal never waits for the whole of it.
         """
         chosen = self._fitted_trials(rows, targets)
-        iterations = FIT if len(rows) <= AT_ONCE else PIECE_OF_FIT
+        training = self._covariance.training(rows[chosen])
+        yield
         theta = self._theta
-        for _ in range(FIT // iterations):
-            theta = fit(self._covariance, rows[chosen], targets.residual[chosen], theta, iterations)
+        piece = max(PIECE_OF_FIT // len(chosen) ** 2, 1)
+        for done in range(0, FIT, piece):
+            theta = fit(training, targets.residual[chosen], theta, min(piece, FIT - done))
             yield
         candidates = self._chosen_candidates(rows, targets)
+        yield
         posterior = Posterior(self._covariance, theta, candidates)
         yield
         piece = max(PIECE_OF_POSTERIOR // len(candidates), 1)
@@ -270,10 +281,9 @@ class PoolSearch:
         if len(self._pool) <= most:
             return self._candidates
         leaders = rows[np.argsort(targets.residual + targets.offset[rows])[:LEADERS]]
-        levels = self._encoding.levels
         near = np.zeros(len(self._pool), bool)
         for leader in leaders:
-            near |= (levels != levels[leader]).sum(axis=1) <= NEAR
+            near |= self._encoding.differing(leader) <= NEAR
         around = np.flatnonzero(near & self._free)
         if len(around) > most // 2:
             around = self._random.choice(around, most // 2, replace=False)
@@ -290,10 +300,9 @@ class PoolSearch:
 
     def _values(self) -> Floats:
         """What each row told cost, shape (rows, objectives), in order of first telling; NaN if it failed."""
-        objectives = max((len(told) for tellings in self._told.values() for told in tellings), default=1)
-        values = np.full((len(self._told), objectives), np.nan)
-        for i, tellings in enumerate(self._told.values()):
-            succeeded = [told for told in tellings if np.isfinite(told).all()]
-            if succeeded:
-                values[i] = np.median(succeeded, axis=0)
+        objectives = max(map(len, self._known.values()), default=1)
+        values = np.full((len(self._known), objectives), np.nan)
+        for i, known in enumerate(self._known.values()):
+            if np.isfinite(known).all():
+                values[i] = known
         return values

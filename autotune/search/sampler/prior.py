@@ -112,7 +112,7 @@ def _prediction(
     encoding = Encoding(joint)
     covariance = Covariance(encoding, None, beliefs)
     rows = len(pool) + chosen
-    theta = fit(covariance, rows, y[chosen], covariance.center, iterations=50)
+    theta = fit(covariance.training(rows), y[chosen], covariance.center, iterations=50)
     mean = np.empty(len(pool), np.float32)
     for start in range(0, len(pool), BLOCK):
         block = np.arange(start, min(start + BLOCK, len(pool)))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
+from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from autotune.search.sampler.covariance import Covariance
+    from autotune.search.sampler.covariance import Covariance, TrainingCovariance
 
     Floats = npt.NDArray[np.float64]
     Floats32 = npt.NDArray[np.float32]
@@ -20,19 +21,21 @@ if TYPE_CHECKING:
 FURTHEST = 4.0
 """Hyperparameters stay within so many prior standard deviations: beyond them a matrix may overflow."""
 
+ROOM = 32
+"""Further trials that a posterior makes room for at once."""
+
 ROUNDING = 1e-2
 """Share of its trace added to the diagonal of a matrix that cannot be factorised, in trouble only."""
 
 
-def fit(covariance: Covariance, rows: Rows, targets: Floats, start: Floats, iterations: int = 15) -> Floats:
+def fit(training: TrainingCovariance, targets: Floats, start: Floats, iterations: int = 15) -> Floats:
     """Maximise the posterior density of the hyperparameters.
 
     The search is L-BFGS from the previous optimum, in units of the prior's spread, which makes every
     direction about equally long.
 
     Args:
-        covariance: the model.
-        rows: observed rows.
+        training: the model on the observed rows.
         targets: shape (rows,), of about zero mean and unit variance.
         start: logarithms of the hyperparameters to start from.
         iterations: of L-BFGS, at most.
@@ -40,14 +43,13 @@ def fit(covariance: Covariance, rows: Rows, targets: Floats, start: Floats, iter
     Returns:
         Logarithms of the hyperparameters.
     """
-    training = covariance.training(rows)
-    identity = np.eye(len(rows))
+    covariance = training.covariance
 
     def objective(z: Floats) -> tuple[float, Floats]:
         theta = covariance.center + covariance.spread * z
         matrix, parts = training.value(theta)
         factor = np.linalg.cholesky(matrix)
-        inverse = cho_solve((factor, True), identity, check_finite=False)
+        inverse = _inverse(factor)
         weights = inverse @ targets
         loss = 0.5 * targets @ weights + np.log(np.diag(factor)).sum() + 0.5 * z @ z
         gradient = training.gradient(theta, matrix, parts, inverse - np.outer(weights, weights))
@@ -105,7 +107,9 @@ class Posterior:
         self._factor = np.block([[self._factor, np.zeros((n, m))], [left, corner]])
         fresh -= left.astype(np.float32) @ self._projected[:n]
         fresh = solve_triangular(corner.astype(np.float32), fresh, lower=True, check_finite=False)
-        self._projected = _grown(self._projected, n, n + m)
+        if n + m > len(self._projected):
+            # In place: a large array is remapped rather than copied, which would take longer than all the rest.
+            self._projected.resize((n + m + ROOM, len(self._candidates)), refcheck=False)
         self._projected[n : n + m] = fresh
         self._variance -= np.einsum("ij,ij->j", fresh, fresh)
         self._rows = known
@@ -143,6 +147,13 @@ class Posterior:
         return self._covariance.between(self._theta, rows, others, indicators)
 
 
+def _inverse(factor: npt.NDArray[Any]) -> Floats:
+    """The inverse of a matrix whose lower Cholesky factor this is."""
+    lower, _ = dpotri(factor, lower=1)
+    inverse: Floats = lower + np.tril(lower, -1).T
+    return inverse
+
+
 def _cholesky(matrix: Floats) -> Floats:
     """The factor of a matrix that rounding to single precision may have left short of positive definite."""
     try:
@@ -150,12 +161,3 @@ def _cholesky(matrix: Floats) -> Floats:
     except np.linalg.LinAlgError:
         lifted = matrix + ROUNDING * np.trace(matrix) * np.eye(len(matrix))
         return np.asarray(np.linalg.cholesky(lifted), np.float64)
-
-
-def _grown(array: Floats32, used: int, needed: int) -> Floats32:
-    """The same first rows with room for at least `needed`, doubling so that appending stays cheap."""
-    if needed <= len(array):
-        return array
-    larger = np.empty((max(needed, 2 * used, 32), array.shape[1]), np.float32)
-    larger[:used] = array[:used]
-    return larger
