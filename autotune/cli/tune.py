@@ -9,9 +9,10 @@ import typer
 
 from autotune.cli import options
 from autotune.cli.plan import Batches, Context, ExpertParallel, Phases, TensorParallel, planned_problems
-from autotune.errors import HistoryLockedError, UsageError
+from autotune.errors import HistoryLockedError, StateDirError, UsageError
 
 if TYPE_CHECKING:
+    from autotune.errors import StateError
     from autotune.search.tuning import Goal, Outcome
     from autotune.space.problem import Problem
 
@@ -63,8 +64,8 @@ def tune(
         outcomes, interrupted = _tune(
             problems, goal, seconds, trials, again, seed, module or [], show=not json
         )
-    except HistoryLockedError as locked:
-        return _ask_daemon(problems, goal, again, locked, json)
+    except (HistoryLockedError, StateDirError) as refused:
+        return _ask_daemon(problems, goal, again, refused, json)
     if json:
         output.print_json({"outcomes": outcomes, "planned": len(problems), "interrupted": interrupted})
     else:
@@ -125,13 +126,11 @@ def _tune(
     return outcomes, False
 
 
-def _ask_daemon(
-    problems: list[Problem], goal: Goal, again: bool, locked: HistoryLockedError, json: bool
-) -> int:
-    """Have the daemon tune, which holds the history.
+def _ask_daemon(problems: list[Problem], goal: Goal, again: bool, refused: StateError, json: bool) -> int:
+    """Have the daemon tune, which holds the history; this user may not even be allowed to write there.
 
     Raises:
-        HistoryLockedError: it is not the daemon that holds it.
+        StateError: `refused`, if no daemon is there to ask.
     """
     from autotune.cli import output
     from autotune.daemon.control import Ask, NoDaemonError, Wanted, ask
@@ -140,13 +139,14 @@ def _ask_daemon(
     try:
         asked = ask(Ask(wanted, goal.objective, goal.max_error, again))["asked"]
     except NoDaemonError:
-        raise locked from None
+        raise refused from None
     if json:
         output.print_json({"asked": asked})
     else:
         output.console.print(
-            f"the daemon holds the history: it was asked to tune {asked} problems before all others, once "
-            "the device is idle, with the budget of its own settings; see 'autotune status --watch'"
+            f"the daemon holds the history: it was asked to tune {asked} problem{'s' * (asked != 1)} before "
+            "all others, once the device is idle, with the budget of its own settings; see 'autotune status "
+            "--watch'"
         )
     return 0
 

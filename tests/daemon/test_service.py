@@ -16,7 +16,7 @@ from autotune.errors import UsageError
 from autotune.store import open_history, read_history
 from autotune.store.records import Verdict
 from autotune.store.snapshot import generations, publish
-from tests.daemon.running import ROOT, SETTINGS, RunningDaemon, alive
+from tests.daemon.running import KERNELS, ROOT, SETTINGS, RunningDaemon, alive
 from tests.store.factories import EPOCH, promote
 from tests.store.test_snapshot import published
 
@@ -99,6 +99,19 @@ def test_leases_survive_a_restart_and_end_with_their_process_or_in_time(daemon) 
     daemon.ask(Resume())
     daemon.ask(Pause(seconds=0.05))
     daemon.wait_until(lambda: daemon.device()["state"] == "idle")
+
+
+def test_who_may_not_write_the_history_has_the_daemon_tune(daemon) -> None:
+    nowhere = daemon.folder / "nowhere"
+    nowhere.write_text("no folder")
+    words = ("tune", "quick", "--module", KERNELS, "-p", "rows=4,width=8")
+    daemon.environment["AUTOTUNE_STATE_DIR"] = str(nowhere)
+    assert "it was asked to tune 1 problem " in daemon.command(*words).stdout
+    daemon.environment["AUTOTUNE_RUNTIME_DIR"] = str(daemon.folder)
+    refused = daemon.command(*words, check=False)
+    assert 2 == refused.returncode
+    assert "nowhere" in refused.stderr
+    assert 1 == len(refused.stderr.splitlines())
 
 
 @pytest.mark.faults

@@ -108,7 +108,7 @@ class Posterior:
         fresh -= left.astype(np.float32) @ self._projected[:n]
         fresh = solve_triangular(corner.astype(np.float32), fresh, lower=True, check_finite=False)
         if n + m > len(self._projected):
-            # In place: a large array is remapped rather than copied, which would take longer than all the rest.
+            # In place: a large array is remapped rather than copied, which would take longest of all.
             self._projected.resize((n + m + ROOM, len(self._candidates)), refcheck=False)
         self._projected[n : n + m] = fresh
         self._variance -= np.einsum("ij,ij->j", fresh, fresh)
