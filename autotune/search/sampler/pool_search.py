@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,9 @@ from autotune.search.sampler.acquisition import expected_improvement
 from autotune.search.sampler.covariance import Beliefs, Covariance
 from autotune.search.sampler.design import distant_row
 from autotune.search.sampler.encoding import Encoding
-from autotune.search.sampler.evidence import Evidence, Prediction
 from autotune.search.sampler.prior import forecast
 from autotune.search.sampler.surrogate import Posterior, fit
-from autotune.search.sampler.targets import Targets, log_scale, scalarised
+from autotune.search.sampler.targets import FEW, Targets, log_scale, scalarised
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,9 +32,6 @@ NEAR = 2
 
 MOST_FITTED = 600
 """Trials that the hyperparameters are fitted to: the cost grows with the cube, what they teach hardly."""
-
-HEEDED = 6
-"""Trials in which earlier studies are heeded whatever comes of it."""
 
 LEADERS = 5
 """Best rows around which a large pool is refined."""
@@ -85,9 +80,8 @@ class PoolSearch:
     the one of greatest expected improvement. Rows asked and not yet told count as pending: later rows are
     chosen as if they had come out as predicted, so that a batch spreads. Everything follows from the seed.
 
-    With earlier studies, every other row after the first `HEEDED` is chosen by a search that knows nothing of
-    them: what they are wrong about, they would keep the search from finding out. As long as they do not make
-    trials more foreseeable (see `Evidence`), that search chooses all of them.
+    With earlier studies, every other row after the first `FEW` is chosen by a search that knows nothing of
+    them: what they are wrong about, they would keep the search from finding out.
 
     Args:
         pool: the valid configurations.
@@ -120,9 +114,7 @@ class PoolSearch:
         self._posterior: Posterior | None = None
         self._renewal: Iterator[None] | None = None
         self._expected_improvement: float | None = None
-        self._targets: Targets | None = None
         self._sceptic = PoolSearch(pool, seed, (), settings) if self._forecast else None
-        self._evidence = Evidence()
 
     @property
     def told(self) -> int:
@@ -158,7 +150,12 @@ class PoolSearch:
         """
         if not self._free.any():
             return None
-        row = self._debated(self._sceptic) if self._sceptic else self._choose()
+        tried = len(self._told) + len(self._pending)
+        if self._sceptic and tried >= FEW and tried % 2:
+            row = self._sceptic._choose()
+            self._expected_improvement = self._sceptic._expected_improvement
+        else:
+            row = self._choose()
         self.reserve(row)
         return row
 
@@ -186,7 +183,6 @@ class PoolSearch:
         tellings.append(told)
         succeeded = [each for each in tellings if np.isfinite(each).all()]
         self._known[row] = np.median(succeeded, axis=0) if succeeded else told
-        self._evidence.settle(row, float(log_scale(self._values()[:, 0])[-1]) if succeeded else None)
         if self._sceptic:
             self._sceptic.tell(row, value)
 
@@ -196,18 +192,6 @@ class PoolSearch:
         self._free[row] = True
         if self._sceptic:
             self._sceptic.withdraw(row)
-
-    def _debated(self, sceptic: PoolSearch) -> int:
-        """The row to try of the two that a search with and one without earlier studies would try."""
-        tried = len(self._told) + len(self._pending)
-        heeded = tried < HEEDED or (tried % 2 == 0 and not self._evidence.doubtful)
-        chooser, other = (self, sceptic) if heeded else (sceptic, self)
-        row = chooser._choose()
-        self._expected_improvement = chooser._expected_improvement
-        # One of the two may renew its model within a proposal.
-        other._learn(renewing=chooser._renewal is None)
-        self._evidence.foretell(row, self._predicted(row), sceptic._predicted(row))
-        return row
 
     def _choose(self) -> int:
         self._expected_improvement = None
@@ -222,7 +206,9 @@ class PoolSearch:
 
     def _most_promising(self) -> int:
         """The free candidate of greatest expected improvement."""
-        rows, targets, posterior = self._conditioned()
+        rows = np.array([*self._told], np.intp)
+        targets = Targets.of(self._costs(), rows, self._expectation, self._forecast.amplitude)
+        posterior = self._conditioned(rows, targets)
         posterior.extend(np.array(self._pending, np.intp))
         mean, deviation = posterior.predict(targets.residual)
         posterior.forget(len(rows))
@@ -236,37 +222,8 @@ class PoolSearch:
         self._expected_improvement = max(float(worth[chosen]), 0.0) * targets.unit
         return int(self._candidates[chosen])
 
-    def _learn(self, renewing: bool) -> None:
-        """Bring the model up to what was told, so that it can predict a row that somebody else chose."""
-        if len(self._told) >= (1 if self._forecast else self._settings.starts):
-            self._conditioned(renewing or self._posterior is None)
-
-    def _predicted(self, row: int) -> Prediction | None:
-        """What a row will cost; None before the model has begun, and with several objectives."""
-        if self._posterior is None or self._targets is None or self._values().shape[1] > 1:
-            return None
-        targets = self._targets
-        mean, variance = self._posterior.at(row, targets.residual)
-        cost = targets.center + targets.unit * (mean + float(targets.offset[row]))
-        return Prediction(cost, targets.unit * math.sqrt(variance))
-
-    def _conditioned(self, renewing: bool = True) -> tuple[Rows, Targets, Posterior]:
-        """The rows told, what they cost, and the posterior given it.
-
-        Args:
-            renewing: fit the hyperparameters anew when that is due.
-        """
-        rows = np.array([*self._told], np.intp)
-        targets = Targets.of(self._costs(), rows, self._expectation, self._forecast.amplitude)
-        self._targets = targets
-        if renewing:
-            self._renew(rows, targets)
-        assert self._posterior is not None, "the first renewal is never interrupted"
-        self._posterior.extend(rows[len(self._posterior) :])
-        return rows, targets, self._posterior
-
-    def _renew(self, rows: Rows, targets: Targets) -> None:
-        """Begin a renewal if it is due, and go on with the one under way."""
+    def _conditioned(self, rows: Rows, targets: Targets) -> Posterior:
+        """The posterior given all that was told, its hyperparameters fitted anew when that is due."""
         if self._renewal is None and len(rows) >= self._settings.refit_growth * self._fitted:
             self._fitted = len(rows)
             self._renewal = self._renewed(rows, targets)
@@ -276,6 +233,9 @@ class PoolSearch:
                 break
         else:
             self._renewal = None
+        assert self._posterior is not None, "the first renewal is never interrupted"
+        self._posterior.extend(rows[len(self._posterior) :])
+        return self._posterior
 
     def _renewed(self, rows: Rows, targets: Targets) -> Iterator[None]:
         """Fit the hyperparameters anew and build the posterior that goes with them, a piece at a time.

@@ -136,20 +136,6 @@ class Posterior:
         mean = whitened.astype(np.float32) @ self._projected[:n]
         return mean, np.sqrt(np.maximum(self._variance, 1e-10))
 
-    def at(self, row: int, targets: Floats) -> tuple[float, float]:
-        """Mean and variance of what observing one row would give, noise included; it need not be a candidate.
-
-        Args:
-            row: not among the observed.
-            targets: of the observed rows, all of them.
-        """
-        rows = np.array([row], np.intp)
-        against = self._between(rows, self._rows, self._encoding.indicators(self._rows)).astype(np.float64)
-        both = np.column_stack([against[0], targets])
-        projected, whitened = solve_triangular(self._factor, both, lower=True, check_finite=False).T
-        variance = float(self._covariance.variance(self._theta, rows)[0]) - projected @ projected
-        return float(projected @ whitened), max(float(variance), 0.0) + self._covariance.noise(self._theta)
-
     def smoothed(self, targets: Floats) -> Floats:
         """Mean at the observed rows themselves, the noise taken out: shape (targets,)."""
         factor = self._factor[: len(targets), : len(targets)]

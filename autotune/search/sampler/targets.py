@@ -86,13 +86,11 @@ class Targets:
         residual: shape (trials,): log cost less the expectation.
         offset: shape (configurations,): the expectation, in the same unit.
         unit: that unit, on the scale of the costs.
-        center: the cost at which a residual and its offset are both zero.
     """
 
     residual: Floats
     offset: npt.NDArray[np.float32]
     unit: float
-    center: float
 
     @classmethod
     def of(
@@ -113,5 +111,5 @@ class Targets:
                 nothing of how far the expectation may be wrong elsewhere. Beyond `FEW` trials it wanes.
         """
         least = amplitude * min(FEW / max(len(rows), 1), 1.0)
-        residual, center, scale = standardised(costs - expectation[rows], least)
-        return cls(residual, expectation / np.float32(scale), scale, center)
+        residual, _, scale = standardised(costs - expectation[rows], least)
+        return cls(residual, expectation / np.float32(scale), scale)
