@@ -36,6 +36,10 @@ COLUMNS = (
 )
 REACHING = tuple(f"{level:g}" for level in LEVELS)
 
+LATER = 10
+"""Evaluations that an earlier study which misleads may cost."""
+LAGGING = tuple(f"{moment}+{LATER}" for moment in (10, 25, 50, 100, 190))
+
 
 def ratios(landscape: Landscape, records: Sequence[Mapping[str, Any]]) -> np.ndarray[Any, Any]:
     """Best so far over the optimum, shape (seeds, evaluations)."""
@@ -96,7 +100,7 @@ def tables(landscapes: Sequence[Landscape], results: Results) -> list[Table]:
             label += f" ({len(rows)} landscapes)"
         summary.append((label, overall(rows)))
     together = (f"overall, {len(landscapes)} landscape(s)", COLUMNS, summary)
-    return [together, reaching(landscapes, results), *per_landscape]
+    return [together, reaching(landscapes, results), lagging(landscapes, results), *per_landscape]
 
 
 def reaching(landscapes: Sequence[Landscape], results: Results) -> Table:
@@ -115,14 +119,45 @@ def reaching(landscapes: Sequence[Landscape], results: Results) -> Table:
     return f"evaluations to reach, {len(common)} landscape(s) of all methods", REACHING, lines
 
 
+def lagging(landscapes: Sequence[Landscape], results: Results) -> Table:
+    """What a search has `LATER` evaluations after the cold one, as a ratio to what that has.
+
+    A ratio of geometric means over seeds and landscapes, with its standard error: at most 1 is a search that
+    costs no more than so many evaluations. Unlike counts of evaluations until a level is reached, which hang
+    on the one landscape that passes it last, it can tell a difference from chance.
+    """
+    lines: list[tuple[str, Mapping[str, float]]] = []
+    for method, by_landscape in results.items():
+        spaces = [s for s in landscapes if by_landscape.get(s.name) and results.get("cold", {}).get(s.name)]
+        if method == "cold" or not spaces:
+            continue
+        numbers: dict[str, float] = {}
+        for column in LAGGING:
+            moment = int(column.partition("+")[0])
+            means, errors = [], []
+            for space in spaces:
+                own = np.log(ratios(space, by_landscape[space.name]))
+                cold = np.log(ratios(space, results["cold"][space.name]))
+                if moment + LATER > own.shape[1]:
+                    break
+                logs = own[:, moment + LATER - 1], cold[:, moment - 1]
+                means.append(logs[0].mean() - logs[1].mean())
+                errors.append(sum(log.var(ddof=1) / len(log) for log in logs) if len(own) > 1 else np.nan)
+            if len(means) == len(spaces):
+                numbers[column] = float(np.exp(np.mean(means)))
+                numbers[f"error of {column}"] = float(np.sqrt(np.sum(errors)) / len(spaces))
+        lines.append((METHODS[method].label, numbers))
+    return f"best over that of the cold search {LATER} evaluations before", LAGGING, lines
+
+
 def cell(numbers: Mapping[str, float], column: str) -> str:
     """A number as it is shown: ratios as `median (90th percentile)`, P with its standard error."""
     if column not in numbers:
         return "-"
     if column.startswith("@"):
         return f"{numbers[column]:.3f} ({numbers['p90' + column]:.3f})"
-    if column == "P":
-        error = numbers["error of P"]
+    if f"error of {column}" in numbers:
+        error = numbers[f"error of {column}"]
         return f"{numbers[column]:.3f}" + ("" if np.isnan(error) else f" ± {error:.3f}")
     digits = {"within 5 %": 2, "proposals / useful": 2, "ms / proposal": 1}.get(column, 0)
     return f"{numbers[column]:.{digits}f}"

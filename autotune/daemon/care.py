@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ logger = logging.getLogger("autotune.daemon")
 
 PAUSE_SECONDS = 1.0
 """Between two pieces of shortening: the disk is not only ours."""
+
+MOST_SET_FORWARD_SECONDS = 3600.0
+"""By how much the clock may have been set forward since the start for ages by it to be believed."""
 
 
 class NightlyCare:
@@ -52,6 +56,7 @@ class NightlyCare:
         self._failed = failed
         self._damaged = damaged
         self._process: subprocess.Popen[str] | None = None
+        self._clock_minus_uptime = _clock_minus_uptime()
 
     def begin(self) -> None:
         """Check and back up, then shorten; does nothing if the last one is not over."""
@@ -94,6 +99,19 @@ class NightlyCare:
         self._shorten()
 
     def _shorten(self) -> None:
+        """Forget what is too old, a piece at a time; nothing by a clock that jumped, for good."""
+        forward = _clock_minus_uptime() - self._clock_minus_uptime
+        if forward > MOST_SET_FORWARD_SECONDS:
+            self._failed(
+                f"the clock was set forward by {forward / 3600:.0f} h since the start, so nothing of the "
+                "history is forgotten by it; restart the daemon if the clock is right now"
+            )
+            return
         history = self._history()
         if history is not None and retire(history, self._settings().retention):
             self._loop.later(PAUSE_SECONDS, self._shorten)
+
+
+def _clock_minus_uptime() -> float:
+    """Seconds since 1970 less seconds since the machine was started, which change when the clock is set."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
