@@ -258,6 +258,30 @@ def import_kernel_tuner(
     _keep([imported], json, f"{measured} measured configurations of {len(imported.values)}")
 
 
+@importing.command("triton-autotune")
+def import_triton_autotune(
+    kernel: Annotated[str, typer.Argument(help="A kernel under @autotune.tuned, by its workload's name.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="What autotune.listen() wrote; its usual file by default.")
+    ] = None,
+    module: options.Modules = None,
+    json: options.Json = False,
+) -> None:
+    """Take what @triton.autotune found of a kernel elsewhere, as autotune.listen() recorded it."""
+    from autotune.errors import UnknownNameError
+    from autotune.exports.imports import read_findings
+    from autotune.lookup.listening import listen_path
+    from autotune.lookup.tuned import kernel_named, kernel_names
+    from autotune.workloads.registry import declaration
+
+    options.import_modules(module)
+    known = kernel_named(kernel)
+    if known is None:
+        raise UnknownNameError("kernel under @autotune.tuned", kernel, kernel_names(), "see --module")
+    imports = read_findings(file or Path(listen_path()), known, declaration(kernel))
+    _keep(imports, json, f"{len(imports)} findings of {kernel}")
+
+
 def _export(
     workload: str,
     folder: Path,
@@ -281,6 +305,11 @@ def _export(
         "device": winners.device.name,
         "stack": winners.stack.digest,
         "tuned": sum(int(file.provenance.get("tuned", 0)) for file in files),
+        "pinned": sum(
+            origin.get("from") == "default"
+            for file in files
+            for origin in file.provenance.get("rows", {}).values()
+        ),
         "other_stacks": winners.other_stacks,
     }
 
@@ -325,9 +354,13 @@ def _tell(told: dict[str, Any], json: bool, note: str) -> None:
         return
     for path in told["files"]:
         output.console.print(str(path), soft_wrap=True)
-    if "tuned" in told:
-        line = f"{told['tuned']} winners on {told['device']}; other rows hold the reading system's default"
-        output.console.print(line if told.get("rows", True) else "")
+    if told.get("tuned"):
+        pinned = f"; {told['pinned']} rows hold that system's own default" if told["pinned"] else ""
+        output.console.print(f"{told['tuned']} winners on {told['device']}{pinned}")
+    elif told.get("pinned"):
+        output.console.print(
+            f"no winner could be written: all {told['pinned']} rows hold that system's default"
+        )
     if told.get("other_stacks"):
         output.console.print(f"{told['other_stacks']} winners of other software stacks were left out")
     if note:

@@ -1,4 +1,4 @@
-"""Reading other systems' files: a tuned table of vLLM or SGLang, and Kernel Tuner's cache."""
+"""Reading other systems' files: tuned tables of vLLM and SGLang, Kernel Tuner's cache, Triton's findings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import UsageError
 from autotune.exports.tables import NEEDED, OPTIONAL
 from autotune.fingerprint.profile import profile_for
+from autotune.lookup.tuned import joined, plain
 from autotune.search.imported import Import
 from autotune.search.landscape import read_landscape
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from autotune.fingerprint import Device
+    from autotune.lookup.tuned import TunedKernel
     from autotune.space import Problem, SpaceDeclaration
 
 _NAME = re.compile(
@@ -105,6 +107,63 @@ def read_kernel_tuner(path: Path, problem: Problem, declared: SpaceDeclaration, 
         str(path.resolve()),
         time.time(),
     )
+
+
+def read_findings(path: Path, kernel: TunedKernel, declared: SpaceDeclaration) -> list[Import]:
+    """What `autotune.listen` wrote of a kernel, as an earlier study for each key and device.
+
+    Args:
+        path: of the file.
+        kernel: whose function `triton.autotune` had under the same key.
+        declared: its space.
+
+    Raises:
+        UsageError: the file cannot be read, or holds nothing of this kernel on a device that it names.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; see autotune.listen()") from None
+    imports = [found for line in lines if (found := _finding(line, path, kernel, declared)) is not None]
+    if not imports:
+        raise UsageError(
+            f"{path}: {len(lines)} findings, none of {kernel.base_fn.__name__} with the key "
+            f"({', '.join(kernel.keys)}) and timings"
+        )
+    return imports
+
+
+def _finding(line: str, path: Path, kernel: TunedKernel, declared: SpaceDeclaration) -> Import | None:
+    """One line as an import; None if it is of another kernel, or was cut short."""
+    try:
+        told = json.loads(line)
+        name, key, timings = told["function"].rpartition(".")[2], told["key"], told["timings"]
+        keys, types = key[: len(kernel.keys)], key[len(kernel.keys) :]
+        configurations = [{**kernel.baseline, **_known(settings, kernel)} for settings, _ in timings]
+        values = [times[0] for _, times in timings]
+        device = str(told["device"] or "")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None
+    if name != kernel.base_fn.__name__ or len(keys) < len(kernel.keys) or not timings or not device:
+        return None
+    dtypes = joined([str(one).removeprefix("torch.") for one in types])
+    dimensions = {**dict(zip(kernel.keys, map(plain, keys), strict=True)), kernel.dtype_name: dtypes}
+    kind, family = _device(device)
+    source = f"{path.resolve()}#{family}"
+    return Import(
+        kernel.name,
+        declared.problem(dimensions).dimensions,
+        kind,
+        family,
+        configurations,
+        values,
+        source,
+        time.time(),
+    )
+
+
+def _known(settings: Mapping[str, Any], kernel: TunedKernel) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name in kernel.baseline}
 
 
 def _device(name: str) -> tuple[str, str]:
