@@ -81,6 +81,7 @@ class TunedKernel:
         self.base_fn = _function(fn)
         self.__name__, self.__doc__ = self.base_fn.__name__, self.base_fn.__doc__
         _check_arguments(name, self.arg_names, {"key": keys, **recipe.named()})
+        self._positions = [self.arg_names.index(key) for key in self.keys]
         self.default = default
         self.configs = {_identity(settings_of(config)): config for config in [default, *configs]}
         self.dtype_name = DTYPE if DTYPE not in keys else f"{DTYPE}s"
@@ -160,13 +161,16 @@ class TunedKernel:
         return [given[name] for name in self.arg_names if name in given]
 
     def _key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-        given = dict(zip(self.arg_names, args, strict=False))
-        given.update(kwargs)
-        key: list[Any] = [given.get(name) for name in self.keys]
-        for name, value in given.items():
-            dtype = getattr(value, "dtype", None)
-            if dtype is not None and name in self.arg_names:
-                key += (dtype, getattr(value, "device", None))
+        if kwargs:
+            given = dict(zip(self.arg_names, args, strict=False))
+            given.update(kwargs)
+            key: list[Any] = [given.get(name) for name in self.keys]
+            args = self._in_order(given)
+        else:
+            key = [args[i] if i < len(args) else None for i in self._positions]
+        for value in args:
+            if type(value) is not int and (dtype := getattr(value, "dtype", None)) is not None:
+                key += (dtype, value.device)
         return tuple(key)
 
     def _look_up(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
