@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from autotune.client import get_best_config, refresh
     from autotune.errors import AutotuneError, ProblemError, UnknownNameError
     from autotune.lookup.best_config import BestConfig
+    from autotune.lookup.listening import listen
+    from autotune.lookup.tuned import tuned
     from autotune.lookup.warning import AutotuneWarning
     from autotune.space.declaration import Implementation, SpaceDeclaration
     from autotune.space.declared import declare
@@ -41,9 +43,11 @@ __all__ = [
     "build",
     "declare",
     "get_best_config",
+    "listen",
     "refresh",
     "register",
     "tunable",
+    "tuned",
 ]
 
 _HOMES = {
@@ -61,9 +65,11 @@ _HOMES = {
     "build": "workloads.registry",
     "declare": "space.declared",
     "get_best_config": "client",
+    "listen": "lookup.listening",
     "refresh": "client",
     "register": "workloads.registry",
     "tunable": "workloads.tunable",
+    "tuned": "lookup.tuned",
 }
 
 __getattr__ = attributes(__name__, _HOMES)

@@ -10,6 +10,8 @@ from autotune.cli.config import app as config
 from autotune.cli.daemon import daemon
 from autotune.cli.database import app as database
 from autotune.cli.doctor import doctor
+from autotune.cli.export import app as export
+from autotune.cli.export import importing
 from autotune.cli.fingerprint import fingerprint
 from autotune.cli.history import compare, explain, history, show
 from autotune.cli.lease import lease, pause, resume
@@ -59,3 +61,5 @@ for command in (
 app.add_typer(database, name="db")
 app.add_typer(config, name="config")
 app.add_typer(service, name="service")
+app.add_typer(export, name="export")
+app.add_typer(importing, name="import")

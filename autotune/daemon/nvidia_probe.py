@@ -1,70 +1,58 @@
-"""Looking at an NVIDIA device through NVML: foreign processes, memory, MPS, throttling, heat, power.
+"""Looking at a GPU through its vendor's library: foreign processes, memory, MPS, throttling, heat, power.
 
-Every call that fails makes the device busy, except for those that a device does not know at all: a MIG
-instance tells neither temperature nor clocks. The library may hang inside a driver that does; `Patient` sees
-to that.
+Every call that fails makes the device busy, except for those that a device does not know at all: some tell
+neither temperature nor clocks. The library may hang inside a driver that does; `Patient` sees to that.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import threading
-from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from autotune.daemon.gate import Condition
 from autotune.daemon.process_tree import use_of_tree
 from autotune.errors import StateError
 from autotune.fingerprint.files import read_head
-from autotune.fingerprint.nvml import UNANSWERABLE
+from autotune.fingerprint.management import library_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from autotune.config import GateSettings
     from autotune.daemon.gate import Probe
-    from autotune.fingerprint.nvml import Nvml
-
-THROTTLED = {
-    0x4: "power cap",
-    0x8: "hardware slowdown",
-    0x10: "sync boost",
-    0x20: "thermal, software",
-    0x40: "thermal, hardware",
-    0x80: "power brake",
-}
-"""Bits of the clocks' event reasons under which a measurement is worthless: nvml.h. Being idle is not among
-them."""
+    from autotune.fingerprint.management import ManagedDevice, ProcessUse
 
 MPS_NAME = "nvidia-cuda-mps"
 MPS_REFUSED = (
     "MPS runs, where one client's fault reaches all: nothing is tuned beside it; stop "
     "nvidia-cuda-mps-control, or leave this device out of [daemon] devices"
 )
-UNKNOWN_MEMORY = 2**64 - 1
-"""What NVML says of a process's memory where it does not know it: NVML_VALUE_NOT_AVAILABLE."""
 
 
 class NvidiaProbe:
-    """Looks at one device, or one MIG instance.
+    """Looks at one device, or one MIG instance; of any vendor whose management library there is.
 
     Args:
-        index: its number among the host's, instances counted as devices, as `nvidia_facts` does.
+        index: its number among the host's, instances counted as devices, as the fingerprint does.
         settings: the limits.
-        library: what answers as `pynvml` does; the real one by default.
+        library: the vendor's module, or what answers as it does; the real one by default.
         root: root of the file system, or of files made for a test.
+        kind: of device.
     """
 
     def __init__(
-        self, index: int, settings: GateSettings, library: Nvml | None = None, root: str = "/"
+        self,
+        index: int,
+        settings: GateSettings,
+        library: Any = None,
+        root: str = "/",
+        kind: str = "cuda",
     ) -> None:
         self._index = index
         self._settings = settings
-        self._library = library
+        self._library = library_for(kind, library)
         self._root = root
-        self._open = False
 
     def look(self, tuning: bool) -> list[Condition]:
         """The conditions now; see `Probe`."""
@@ -81,60 +69,32 @@ class NvidiaProbe:
 
     def close(self) -> None:
         """Let go of the library."""
-        if self._open:
-            self._open = False
-            with suppress(Exception):
-                self._nvml.nvmlShutdown()
-
-    @property
-    def _nvml(self) -> Any:
-        if self._library is None:
-            self._library = importlib.import_module("pynvml")
-        return self._library
+        self._library.close()
 
     def _conditions(self, tuning: bool) -> Iterator[Condition]:
-        library = self._nvml
-        if not self._open:
-            library.nvmlInit()
-            self._open = True
-        board, handle = self._handles()
+        self._library.open()
+        device = self._device()
         ours = use_of_tree(os.getpid(), os.path.join(self._root, "proc")).pids
-        processes = library.nvmlDeviceGetComputeRunningProcesses(handle)
-        yield self._no_mps(handle)
+        processes = device.processes()
+        yield self._no_mps(device)
         yield _no_foreign(processes, ours)
-        yield self._memory(handle, processes, ours)
+        yield self._memory(device, processes, ours)
         if not tuning:
             # While tuning, our own load throttles it: the measurement looks after that.
-            yield from self._not_throttled(board)
-        yield from self._temperature(board)
-        yield from self._power(board, tuning)
+            yield from self._not_throttled(device)
+        yield from self._temperature(device)
+        yield from self._power(device, tuning)
 
-    def _handles(self) -> tuple[Any, Any]:
-        """The device's board, and the device itself: the board, or one of its MIG instances."""
-        library, left = self._nvml, self._index
-        for number in range(library.nvmlDeviceGetCount()):
-            board = library.nvmlDeviceGetHandleByIndex(number)
-            found = [board]
-            if _known(partial(self._mig_mode, board), 0):
-                found = list(self._instances(board))
-            if left < len(found):
-                return board, found[left]
-            left -= len(found)
-        raise StateError(f"NVML lists no device {self._index} any more")
+    def _device(self) -> ManagedDevice:
+        try:
+            return self._library.device(self._index)
+        except LookupError as error:
+            raise StateError(str(error)) from None
 
-    def _mig_mode(self, board: Any) -> int:
-        return int(self._nvml.nvmlDeviceGetMigMode(board)[0])
-
-    def _instances(self, board: Any) -> Iterator[Any]:
-        for slot in range(self._nvml.nvmlDeviceGetMaxMigDeviceCount(board)):
-            with suppress(Exception):  # most slots are empty
-                yield self._nvml.nvmlDeviceGetMigDeviceHandleByIndex(board, slot)
-
-    def _no_mps(self, handle: Any) -> Condition:
-        library = self._nvml
-        clients = _known(lambda: library.nvmlDeviceGetMPSComputeRunningProcesses(handle), [])
+    def _no_mps(self, device: ManagedDevice) -> Condition:
         pipes = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps").lstrip("/")
-        if clients or os.path.exists(os.path.join(self._root, pipes, "control")) or self._mps_process():
+        control = os.path.join(self._root, pipes, "control")
+        if device.is_shared() or os.path.exists(control) or self._mps_process():
             return Condition("MPS", False, MPS_REFUSED)
         return Condition("MPS", True, "does not run")
 
@@ -146,41 +106,41 @@ class NvidiaProbe:
             if name.isdecimal()
         )
 
-    def _memory(self, handle: Any, processes: Sequence[Any], ours: frozenset[int]) -> Condition:
-        used = int(self._nvml.nvmlDeviceGetMemoryInfo(handle).used)
-        held = [int(process.usedGpuMemory or 0) for process in processes if process.pid in ours]
-        used -= sum(size for size in held if size != UNKNOWN_MEMORY)
+    def _memory(
+        self, device: ManagedDevice, processes: Sequence[ProcessUse], ours: frozenset[int]
+    ) -> Condition:
+        used = device.memory().used
+        held = [process.memory for process in processes if process.pid in ours]
         limit = self._settings.idle_memory_bytes
-        if any(size in (0, UNKNOWN_MEMORY) for size in held):
+        if any(size is None for size in held):
             # What we hold is not told, as in containers, so nothing can be said about the rest.
             return Condition("memory", True, "ours, as far as can be told")
+        used -= sum(size for size in held if size is not None)
         told = f"{used >> 20} MiB in use by others or the driver, at most {limit >> 20} MiB"
         return Condition("memory", used <= limit, told)
 
-    def _not_throttled(self, board: Any) -> Iterator[Condition]:
-        reasons = _known(lambda: self._nvml.nvmlDeviceGetCurrentClocksEventReasons(board), None)
+    def _not_throttled(self, device: ManagedDevice) -> Iterator[Condition]:
+        reasons = device.throttling()
         if reasons is not None:
-            found = [name for bit, name in THROTTLED.items() if reasons & bit]
-            yield Condition("clocks", not found, ", ".join(found) or "not throttled")
+            yield Condition("clocks", not reasons, ", ".join(sorted(reasons)) or "not throttled")
 
-    def _temperature(self, board: Any) -> Iterator[Condition]:
-        sensor_of_the_chip = 0
-        degrees = _known(lambda: self._nvml.nvmlDeviceGetTemperature(board, sensor_of_the_chip), None)
+    def _temperature(self, device: ManagedDevice) -> Iterator[Condition]:
+        degrees = device.temperature()
         if degrees is not None:
             limit = self._settings.temperature_c
-            yield Condition("temperature", degrees <= limit, f"{degrees} C, at most {limit:g} C")
+            yield Condition("temperature", degrees <= limit, f"{degrees:g} C, at most {limit:g} C")
 
-    def _power(self, board: Any, tuning: bool) -> Iterator[Condition]:
+    def _power(self, device: ManagedDevice, tuning: bool) -> Iterator[Condition]:
         """The budget of the node: what all boards draw, this one counted at what tuning may make it draw."""
         budget = self._settings.power_watts
         if budget is None:
             return
-        library, watts = self._nvml, 0.0
-        own = library.nvmlDeviceGetEnforcedPowerLimit(board) / 1000
-        for number in range(library.nvmlDeviceGetCount()):
-            watts += library.nvmlDeviceGetPowerUsage(library.nvmlDeviceGetHandleByIndex(number)) / 1000
+        own, drawn = device.power_limit(), [board.power() for board in self._library.boards()]
+        if own is None or None in drawn:
+            raise StateError("a board does not tell what it draws; leave [gate] power_watts out")
+        watts = sum(board or 0.0 for board in drawn)
         if not tuning:
-            watts += own - library.nvmlDeviceGetPowerUsage(board) / 1000
+            watts += own - (device.power() or 0.0)
         how = "drawn" if tuning else f"drawn, this device counted at its limit of {own:.0f} W"
         yield Condition("power", watts <= budget, f"{watts:.0f} W {how}; the budget is {budget:g} W")
 
@@ -242,17 +202,7 @@ class Patient:
             self._answered.set()
 
 
-def _no_foreign(processes: Sequence[Any], ours: frozenset[int]) -> Condition:
+def _no_foreign(processes: Sequence[ProcessUse], ours: frozenset[int]) -> Condition:
     foreign = sorted(process.pid for process in processes if process.pid not in ours)
     told = f"compute processes {', '.join(map(str, foreign[:8]))}" if foreign else "no compute process"
     return Condition("other processes", not foreign, told)
-
-
-def _known(ask: Callable[[], Any], otherwise: Any) -> Any:
-    """What a call answers, or `otherwise` where the device or the driver has no such call."""
-    try:
-        return ask()
-    except Exception as error:
-        if getattr(error, "value", None) in UNANSWERABLE:
-            return otherwise
-        raise

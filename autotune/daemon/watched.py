@@ -52,7 +52,7 @@ def probe_of(device: Device, settings: GateSettings) -> Probe:
     """What looks at a device."""
     if device.kind == "cpu":
         return CpuProbe(settings)
-    return Patient(NvidiaProbe(device.index, settings))
+    return Patient(NvidiaProbe(device.index, settings, kind=device.kind))
 
 
 def _supervised(name: str, device: Device, settings: Settings, office: Office) -> Supervisor:

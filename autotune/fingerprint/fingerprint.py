@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import UnknownNameError
+from autotune.fingerprint.amd import DIGEST_FACTS as AMD_DIGEST_FACTS
+from autotune.fingerprint.amd import amd_facts
 from autotune.fingerprint.cpu import DIGEST_FACTS as CPU_DIGEST_FACTS
 from autotune.fingerprint.cpu import cpu_facts
 from autotune.fingerprint.digest import digest
@@ -36,7 +38,7 @@ class Device:
     """One accelerator or the host CPU, as a target of tuning.
 
     Attributes:
-        kind: `cpu` or `cuda`.
+        kind: `cpu`, `cuda` or `rocm`.
         index: the host's number of it within its kind; -1 for one that is not of this host.
         name: as its vendor calls it.
         family: the profile under `hardware/` that it belongs to; similar devices share one.
@@ -87,6 +89,9 @@ def probe(root: str = "/", nvml: Nvml | None = None) -> Fingerprint:
     profiles = load_profiles()
     cpu = cpu_facts(root)
     accelerators, problems = nvidia_facts(nvml, root)
+    if nvml is None and root == "/":
+        others, told = amd_facts()
+        accelerators, problems = [*accelerators, *others], [*problems, *told]
     devices = (*(_accelerator(facts, cpu, profiles) for facts in accelerators), _cpu(cpu, profiles))
     for fact, file in CPU_SOURCES.items():
         if not cpu[fact]:
@@ -105,7 +110,7 @@ def device_named(name: str | None) -> Device:
         UnknownNameError: this host has no such device, and no profile is called that.
     """
     kind, _, index = (name or "").partition(":")
-    if name and kind not in ("cpu", "cuda"):
+    if name and kind not in ("cpu", "cuda", "rocm"):
         return named_device(name)
     if kind == "cpu" and (index or "0") == "0":
         # Without asking NVML, which may hang: the CPU is tuned all the same.
@@ -158,7 +163,8 @@ def _accelerator(facts: dict[str, Any], cpu: dict[str, Any], profiles: Mapping[s
     # says nothing.
     host = {"cores": cpu["cores"], "memory_bytes": cpu["memory_bytes"]}
     known = {**ALWAYS, **host, **limits, **_told(facts), "family": family}
-    found = digest({name: facts[name] for name in NVIDIA_DIGEST_FACTS})
+    names = AMD_DIGEST_FACTS if facts["kind"] == "rocm" else NVIDIA_DIGEST_FACTS
+    found = digest({name: facts[name] for name in names})
     return Device(facts["kind"], facts["index"], str(facts["name"] or family), family, known, found)
 
 

@@ -5,13 +5,26 @@ from __future__ import annotations
 import importlib
 import os
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.fingerprint.cpu import GIB
 from autotune.fingerprint.files import read_head
+from autotune.fingerprint.management import (
+    HARDWARE,
+    POWER_BRAKE,
+    POWER_CAP,
+    SYNC_BOOST,
+    THERMAL_HARDWARE,
+    THERMAL_SOFTWARE,
+    DeviceMemory,
+    ManagedDevice,
+    ManagementLibrary,
+    ProcessUse,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
 DIGEST_FACTS = (
     "name",
@@ -36,6 +49,22 @@ CUDA C++ Programming Guide, "Compute Capabilities", the section "Architecture" o
 UNANSWERABLE = (3, 13)
 """NVML_ERROR_NOT_SUPPORTED and NVML_ERROR_FUNCTION_NOT_FOUND (nvml.h): the answer is None, and no problem."""
 
+THROTTLED = {
+    0x4: POWER_CAP,
+    0x8: HARDWARE,
+    0x10: SYNC_BOOST,
+    0x20: THERMAL_SOFTWARE,
+    0x40: THERMAL_HARDWARE,
+    0x80: POWER_BRAKE,
+}
+"""Bits of the clocks' event reasons under which a measurement is worthless: nvml.h. Being idle is not among
+them."""
+
+UNKNOWN_MEMORY = 2**64 - 1
+"""What NVML says of a process's memory where it does not know it: NVML_VALUE_NOT_AVAILABLE."""
+
+SENSOR_OF_THE_CHIP = 0
+
 
 class Nvml(Protocol):
     """The part of `pynvml` that is used: `nvmlInit`, `nvmlShutdown`, and the calls that ask."""
@@ -44,6 +73,147 @@ class Nvml(Protocol):
     NVML_CLOCK_MEM: int
 
     def __getattr__(self, name: str) -> Any: ...
+
+
+class NvmlLibrary(ManagementLibrary):
+    """NVML, through `pynvml`.
+
+    Args:
+        library: what answers as `pynvml` does; the real one by default, imported when it is first opened.
+    """
+
+    kind = "cuda"
+
+    def __init__(self, library: Nvml | None = None) -> None:
+        self._library = library
+        self._open = False
+
+    @property
+    def nvml(self) -> Any:
+        """The module."""
+        if self._library is None:
+            self._library = importlib.import_module("pynvml")
+        return self._library
+
+    def open(self) -> None:
+        """Start the library, once."""
+        if not self._open:
+            self.nvml.nvmlInit()
+            self._open = True
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._open:
+            self._open = False
+            with suppress(Exception):
+                self.nvml.nvmlShutdown()
+
+    def each(self) -> Iterator[ManagedDevice]:
+        """Boards, or the MIG instances of those that are divided."""
+        for board in self._handles():
+            divided = known(partial(self._mig_mode, board), 0)
+            for handle in self._instances(board) if divided else [board]:
+                yield NvmlDevice(self.nvml, handle, board)
+
+    def boards(self) -> list[ManagedDevice]:
+        """All boards."""
+        return [NvmlDevice(self.nvml, board, board) for board in self._handles()]
+
+    def _mig_mode(self, board: Any) -> int:
+        return int(self.nvml.nvmlDeviceGetMigMode(board)[0])
+
+    def _handles(self) -> Iterator[Any]:
+        for number in range(self.nvml.nvmlDeviceGetCount()):
+            yield self.nvml.nvmlDeviceGetHandleByIndex(number)
+
+    def _instances(self, board: Any) -> Iterator[Any]:
+        for slot in range(self.nvml.nvmlDeviceGetMaxMigDeviceCount(board)):
+            with suppress(Exception):  # most slots are empty
+                yield self.nvml.nvmlDeviceGetMigDeviceHandleByIndex(board, slot)
+
+
+class NvmlDevice(ManagedDevice):
+    """A board or a MIG instance: clocks, heat and power are its board's.
+
+    Args:
+        library: `pynvml`.
+        handle: of the device or instance.
+        board: handle of its board.
+    """
+
+    def __init__(self, library: Any, handle: Any, board: Any) -> None:
+        self._nvml, self._handle, self._board = library, handle, board
+
+    def uuid(self) -> str | None:
+        """`GPU-...` or `MIG-...`."""
+        told = known(lambda: self._nvml.nvmlDeviceGetUUID(self._handle), None)
+        return None if told is None else _text(told)
+
+    def memory(self) -> DeviceMemory:
+        """As the driver counts it, its own share included."""
+        told = self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
+        return DeviceMemory(int(told.total), int(told.used))
+
+    def processes(self) -> Sequence[ProcessUse]:
+        """Those with a context; in containers their memory is often not told."""
+        return [
+            ProcessUse(int(process.pid), _process_memory(process.usedGpuMemory))
+            for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        ]
+
+    def is_shared(self) -> bool:
+        """Whether MPS has clients on it."""
+        return bool(known(lambda: self._nvml.nvmlDeviceGetMPSComputeRunningProcesses(self._handle), []))
+
+    def throttling(self) -> frozenset[str] | None:
+        """By the clocks' event reasons."""
+        reasons = known(lambda: self._nvml.nvmlDeviceGetCurrentClocksEventReasons(self._board), None)
+        if reasons is None:
+            return None
+        return frozenset(name for bit, name in THROTTLED.items() if reasons & bit)
+
+    def clocks(self) -> dict[str, float]:
+        """Of the multiprocessors and the memory."""
+        numbers = {"sm": self._nvml.NVML_CLOCK_SM, "memory": self._nvml.NVML_CLOCK_MEM}
+        ask = self._nvml.nvmlDeviceGetClockInfo
+        read = {name: known(partial(ask, self._board, which), None) for name, which in numbers.items()}
+        return {name: float(mhz) for name, mhz in read.items() if mhz is not None}
+
+    def temperature(self) -> float | None:
+        """Of the chip."""
+        told = known(lambda: self._nvml.nvmlDeviceGetTemperature(self._board, SENSOR_OF_THE_CHIP), None)
+        return None if told is None else float(told)
+
+    def power(self) -> float | None:
+        """Of the board."""
+        return _thousandth(known(lambda: self._nvml.nvmlDeviceGetPowerUsage(self._board), None))
+
+    def power_limit(self) -> float | None:
+        """That holds now, of all that limit it."""
+        return _thousandth(known(lambda: self._nvml.nvmlDeviceGetEnforcedPowerLimit(self._board), None))
+
+    def energy(self) -> float | None:
+        """Since the driver was loaded: Volta and later."""
+        return _thousandth(known(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._board), None))
+
+
+def known(ask: Callable[[], Any], otherwise: Any) -> Any:
+    """What a call answers, or `otherwise` where the device or the driver has no such call."""
+    try:
+        return ask()
+    except Exception as error:
+        if getattr(error, "value", None) in UNANSWERABLE:
+            return otherwise
+        raise
+
+
+def _process_memory(told: Any) -> int | None:
+    size = int(told or 0)
+    return None if size in (0, UNKNOWN_MEMORY) else size
+
+
+def _thousandth(milli: float | None) -> float | None:
+    return None if milli is None else milli / 1000
 
 
 def nvidia_facts(library: Nvml | None = None, root: str = "/") -> tuple[list[dict[str, Any]], list[str]]:
@@ -55,23 +225,20 @@ def nvidia_facts(library: Nvml | None = None, root: str = "/") -> tuple[list[dic
         library: what answers as `pynvml` does; the real one by default.
         root: root of the file system, or of a machine's files recorded elsewhere.
     """
-    if library is None:
-        try:
-            library = importlib.import_module("pynvml")
-        except ImportError:
-            return [], ["no NVML: the package nvidia-ml-py is not installed"]
+    opened = NvmlLibrary(library)
     # Any exception: a driver newer or older than the library may fail in ways that are not NVML's own.
     try:
-        library.nvmlInit()
+        opened.open()
+    except ImportError:
+        return [], ["no NVML: the package nvidia-ml-py is not installed"]
     except Exception as error:
         return [], [f"no NVML: {error}"]
     try:
-        return _probe(library, root)
+        return _probe(opened.nvml, root)
     except Exception as error:
         return [], [f"NVML does not list its devices: {error}"]
     finally:
-        with suppress(Exception):
-            library.nvmlShutdown()
+        opened.close()
 
 
 class _Handle:

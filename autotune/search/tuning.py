@@ -11,6 +11,7 @@ from autotune.fingerprint import ceilings as known_ceilings
 from autotune.fingerprint.stack import stack_digest
 from autotune.measure.comparison import Rules
 from autotune.measure.energy import meter_for
+from autotune.search.imported import FromImports
 from autotune.search.objective import objective_named
 from autotune.search.preparation import Preparations
 from autotune.search.study import Budget, Study
@@ -95,7 +96,7 @@ class Tuner:
         device: the device under tuning.
         rules: margin and confidence of the final.
         seed: of inputs, proposals and the final's order.
-        sources: of earlier studies beside the history's own, such as imported ones.
+        sources: of earlier studies beside the history's own and those imported into its folder.
     """
 
     def __init__(
@@ -116,7 +117,12 @@ class Tuner:
         # Of the worker's interpreter, which need not be this one.
         facts = worker.stack()
         self.stack = stack_digest(device.kind, facts)
-        self.sources = (FromHistory(history, device, self.stack), *sources)
+        self.imports = FromImports(history.state.path, device)
+        self.sources: tuple[Source, ...] = (
+            FromHistory(history, device, self.stack),
+            self.imports,
+            *sources,
+        )
         history.record_device(device)
         history.record_stack(self.stack, facts)
 
@@ -155,13 +161,15 @@ class Tuner:
         )
         # Winners whose studies were lost with an earlier history are all that is known of a neighbour.
         hints = [] if prior else self.history.neighbours(self.device.digest, problem, goal.objective)
+        # What others found for their own kernels of this shape is tried whatever else is known.
+        candidates = self.imports.candidates(space, MOST_HINTS)
         study = Study(
             key,
             space,
             self.worker,
             self.history,
             budget,
-            hints=hints[:MOST_HINTS],
+            hints=[*candidates, *hints[:MOST_HINTS]],
             prior=prior,
             rules=self.rules,
             limit_ns=self.limit_ns,

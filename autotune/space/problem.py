@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 LARGEST_DIMENSION = 2**31 - 1
+LONGEST_TEXT = 64
+DIGITS = 15
+"""Of a whole number where any text is allowed: what JSON keeps exactly."""
 
 
 class Dimension:
@@ -27,9 +30,10 @@ class Dimension:
         nearest: whether a winner at another value of this dimension is a good guess (a batch size is, a
             hidden size is not); such dimensions are compared in log space.
         summary: one line for people.
+        text: whether it may also hold text that is not known beforehand, and any whole number.
     """
 
-    __slots__ = ("choices", "default", "maximum", "minimum", "name", "nearest", "summary")
+    __slots__ = ("choices", "default", "maximum", "minimum", "name", "nearest", "summary", "text")
 
     def __init__(
         self,
@@ -41,8 +45,10 @@ class Dimension:
         default: int | str | None = None,
         nearest: bool = False,
         summary: str = "",
+        text: bool = False,
     ) -> None:
         self.name = name
+        self.text = text
         self.choices = choices
         self.minimum = minimum
         self.maximum = maximum
@@ -56,6 +62,8 @@ class Dimension:
         Raises:
             ProblemError: it is of the wrong type or out of range.
         """
+        if self.text:
+            return self._text(value, workload)
         if self.choices is not None:
             # torch.bfloat16 prints as "torch.bfloat16": a caller may hand over the dtype itself.
             text = str(value).removeprefix("torch.")
@@ -77,6 +85,18 @@ class Dimension:
                 f"{workload}: {self.name}={given} is out of range; expected {self.minimum} to {self.maximum}"
             )
         return number
+
+    def _text(self, value: Any, workload: str) -> int | str:
+        """A whole number as such, other text as it is."""
+        text = str(value).removeprefix("torch.")
+        if text.removeprefix("-").isdecimal() and text.isascii() and len(text) <= DIGITS:
+            return int(text)
+        # A problem's key has commas between dimensions and equals signs in them.
+        if 0 < len(text) <= LONGEST_TEXT and all(c.isalnum() or c in "_.+-" for c in text):
+            return text
+        raise ProblemError(
+            f"{workload}: {self.name}={text[:LONGEST_TEXT]!r} is no word of letters, digits and _.+-"
+        )
 
 
 class Problem:

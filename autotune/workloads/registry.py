@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import ProblemError, UnknownNameError, UsageError
+from autotune.lookup.tuned import kernel_named, kernel_names
 from autotune.space.declaration import SpaceDeclaration, load_declaration
 from autotune.space.declared import ENTRY_POINTS, declare, shipped
 from autotune.space.problem import Problem
@@ -76,7 +77,9 @@ def workload(name: str) -> Workload:
             module = importlib.import_module(f"autotune.workloads.{name}")
             _workloads[name] = getattr(module, SHIPPED[name])()
         else:
-            _load_entry_point(name)
+            _take_up_kernel(name, run=True)
+            if name not in _workloads:
+                _load_entry_point(name)
     if name not in _workloads:
         raise UnknownNameError("workload", name, workload_names())
     return _workloads[name]
@@ -90,7 +93,9 @@ def declaration(name: str) -> SpaceDeclaration:
         SpaceError: the file that declares it is wrong.
     """
     if name not in _declarations and name not in shipped():
-        _load_entry_point(name)
+        _take_up_kernel(name)
+        if name not in _declarations:
+            _load_entry_point(name)
     if name in _declarations:
         return _declarations[name]
     if name not in shipped():
@@ -102,7 +107,8 @@ def workload_names() -> list[str]:
     """Every workload that can be named here: declared in files, registered, or of other packages."""
     from importlib.metadata import entry_points
 
-    return sorted({*shipped(), *_declarations, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+    others = (point.name for point in entry_points(group=ENTRY_POINTS))
+    return sorted({*shipped(), *_declarations, *kernel_names(), *others})
 
 
 def import_module(name: str) -> None:
@@ -162,6 +168,26 @@ def _workload_and_problem(
     if problem is None:
         raise ProblemError(f"{name}: a plain configuration needs problem=..., e.g. problem={{'m': 16, ...}}")
     return found, problem if isinstance(problem, Problem) else declaration(name).problem(problem)
+
+
+def _take_up_kernel(name: str, *, run: bool = False) -> None:
+    """Register a kernel that `autotune.tuned` decorated; serving, nobody needs its space.
+
+    Args:
+        name: of the workload; one that is no kernel's is left.
+        run: whether it is to be run as well.
+
+    Raises:
+        UsageError: it can only be looked up.
+    """
+    kernel = kernel_named(name)
+    if kernel is None:
+        return
+    from autotune.workloads.triton_kernel import TritonKernel, space_of
+
+    _declarations[name] = space_of(kernel)
+    if run:
+        _workloads[name] = TritonKernel(kernel)
 
 
 def _load_entry_point(name: str) -> None:

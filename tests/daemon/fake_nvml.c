@@ -1,5 +1,5 @@
 /* libnvidia-ml.so.1 as one H200 would answer. Its mood is read from the file FAKE_NVML at every call:
-   "idle", "foreign", "lost", "hang" or "uninitialized". */
+   "idle", "foreign", "throttled", "lost", "hang" or "uninitialized". */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,4 +46,14 @@ Return nvmlDeviceGetComputeRunningProcesses_v3(void *d, unsigned *count, unsigne
   return OK;
 }
 Return nvmlDeviceGetMPSComputeRunningProcesses_v3(void *d, unsigned *count, void *infos) { (void)d; (void)infos; *count = 0; return answer(); }
+Return nvmlDeviceGetUUID(void *d, char *to, unsigned n) { (void)d; snprintf(to, n, "GPU-1"); return answer(); }
+Return nvmlDeviceGetMemoryBusWidth(void *d, unsigned *bits) { (void)d; *bits = 6144; return answer(); }
+Return nvmlDeviceGetMaxClockInfo(void *d, int kind, unsigned *mhz) { (void)d; *mhz = kind == 1 ? 1980 : 3201; return answer(); }
+Return nvmlDeviceGetClockInfo(void *d, int kind, unsigned *mhz) { (void)d; *mhz = kind == 1 ? 1980 : 3201; return answer(); }
+Return nvmlDeviceGetEnforcedPowerLimit(void *d, unsigned *mw) { (void)d; *mw = 700000; return answer(); }
+Return nvmlDeviceGetPowerUsage(void *d, unsigned *mw) { (void)d; *mw = 120000; return answer(); }
+Return nvmlDeviceGetTotalEnergyConsumption(void *d, unsigned long long *mj) { (void)d; *mj = 5000; return answer(); }
+Return nvmlDeviceGetEccMode(void *d, int *now, int *later) { (void)d; *now = *later = 1; return answer(); }
+Return nvmlDeviceGetMigMode(void *d, unsigned *now, unsigned *later) { (void)d; *now = *later = 0; return answer(); }
+Return nvmlDeviceGetCurrentClocksEventReasons(void *d, unsigned long long *bits) { (void)d; *bits = is("throttled") ? 0x44 : 0x1; return answer(); }
 Return nvmlDeviceGetTemperature(void *d, int sensor, unsigned *degrees) { (void)d; (void)sensor; *degrees = 40; return answer(); }
