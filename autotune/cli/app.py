@@ -6,13 +6,17 @@ import typer
 
 from autotune.cli.bench import bench
 from autotune.cli.best import best
+from autotune.cli.compare import compare
 from autotune.cli.config import app as config
 from autotune.cli.daemon import daemon
 from autotune.cli.database import app as database
+from autotune.cli.diff import diff
 from autotune.cli.doctor import doctor
+from autotune.cli.explain import explain
 from autotune.cli.fingerprint import fingerprint
-from autotune.cli.history import compare, explain, history, show
+from autotune.cli.history import history, show
 from autotune.cli.lease import lease, pause, resume
+from autotune.cli.pin import pin, unpin
 from autotune.cli.plan import plan
 from autotune.cli.record import record
 from autotune.cli.report import report
@@ -43,10 +47,13 @@ for command in (
     show,
     explain,
     compare,
+    diff,
     report,
     bench,
     record,
     rollback,
+    pin,
+    unpin,
     daemon,
     status,
     requests,
