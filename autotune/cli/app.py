@@ -26,6 +26,7 @@ from autotune.cli.service import app as service
 from autotune.cli.spaces import spaces
 from autotune.cli.status import status
 from autotune.cli.tune import tune
+from autotune.cli.web import web
 
 app = typer.Typer(
     help="Hardware-aware autotuning for inference nodes.",
@@ -61,6 +62,7 @@ for command in (
     resume,
     lease,
     doctor,
+    web,
 ):
     app.command(command.__name__)(command)
 app.add_typer(database, name="db")

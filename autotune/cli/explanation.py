@@ -36,10 +36,10 @@ def explanation(
         output.plain(f"{output.problem(problem_of(winner))}, objective {winner.objective}"),
         "",
         output.plain(verdict(best, objective)),
-        *_unproven(best, trials),
+        *map(output.plain, unproven(best, trials)),
         "",
         "the proof",
-        output.facts(_proof(best, winner.baseline_error, objective)),
+        output.facts(proof(best, winner.baseline_error, objective)),
     ]
     worth = influences(best.configuration, succeeded(trials))
     if any(one.cost for one in worth) and not best.is_baseline:
@@ -51,8 +51,8 @@ def explanation(
         parts += ["", "the best of the others, as screened", _runners_up(trials, best)]
         parts += ["what became of the trials", output.facts(verdicts(trials))]
     if study is not None:
-        parts += ["", "what was searched, and what was ruled out before", output.facts(_space(study))]
-    parts += ["", "where", output.facts(_where(reader, decision)), ""]
+        parts += ["", "what was searched, and what was ruled out before", output.facts(space(study))]
+    parts += ["", "where", output.facts(where(reader, decision)), ""]
     return Group(*parts)
 
 
@@ -89,7 +89,7 @@ def verdict(best: Choice, objective: Objective) -> str:
     )
 
 
-def _unproven(best: Choice, trials: list[TrialRow]) -> list[Any]:
+def unproven(best: Choice, trials: list[TrialRow]) -> list[str]:
     """What was screened faster than a baseline that stays: most often there was no time left to prove it."""
     faster = [
         trial
@@ -102,7 +102,7 @@ def _unproven(best: Choice, trials: list[TrialRow]) -> list[Any]:
         return []
     first = min(faster, key=lambda trial: trial.p50_ns or 0.0)
     return [
-        output.plain(
+        (
             f"Screening found {len(faster)} faster, the best of them trial {first.number} "
             f"({output.configuration(first.configuration)}) at {output.latency(first.p50_ns)}, but the final "
             "did not prove it. If the study ended on its budget, tune --again with a larger --budget."
@@ -118,7 +118,8 @@ def bounds(interval: Interval) -> str:
     return f"{low} and at most {interval.high:.2f}x"
 
 
-def _proof(best: Choice, baseline_error: float, objective: Objective) -> dict[str, str]:
+def proof(best: Choice, baseline_error: float, objective: Objective) -> dict[str, str]:
+    """What was compared with what, and how sure it is."""
     proof = best.proof
     told = {
         "compared": f"by {objective.statistic} with the baseline in {proof.rounds} interleaved rounds, "
@@ -214,10 +215,11 @@ def verdicts(trials: list[TrialRow]) -> dict[str, str]:
     return told
 
 
-def _space(study: StudyEntry) -> dict[str, str]:
+def space(study: StudyEntry) -> dict[str, str]:
+    """What was searched, and what was ruled out before anything ran."""
     told = {
         "tried": f"{study.trials} of {study.space_facts.get('configurations', '?')} valid configurations",
-        "ended": _why_ended(study.end_reason or study.state),
+        "ended": why_ended(study.end_reason or study.state),
     }
     for offer in study.space_facts.get("offers", []):
         if offer["withheld"]:
@@ -229,7 +231,8 @@ def _space(study: StudyEntry) -> dict[str, str]:
     return told
 
 
-def _why_ended(reason: str) -> str:
+def why_ended(reason: str) -> str:
+    """Why a study ended, in words."""
     words = {
         "budget": "its time was spent",
         "trials": "its limit of trials was reached",
@@ -239,7 +242,8 @@ def _why_ended(reason: str) -> str:
     return f"{reason}: {words[reason]}" if reason in words else reason
 
 
-def _where(reader: HistoryReader, decision: Decision) -> dict[str, str]:
+def where(reader: HistoryReader, decision: Decision) -> dict[str, str]:
+    """The device and the software that a decision holds for."""
     winner = decision.winner
     device, stack = reader.device(winner.device), reader.stack(winner.stack)
     told = {"device": f"{device.name if device else 'unknown'}, digest {winner.device}"}

@@ -12,7 +12,7 @@ import msgspec
 
 from autotune.errors import UnknownNameError
 from autotune.store import ordering
-from autotune.store.encoding import from_json
+from autotune.store.encoding import choice_of, decision_of, from_json
 from autotune.store.ordering import ordered_by
 from autotune.store.records import Verdict
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from sqlite3 import Row
 
+    from autotune.store.entries import Decision
     from autotune.store.reading import HistoryReader
     from autotune.store.records import Configuration
 
@@ -128,6 +129,7 @@ def trial_rows(
     verdict: Verdict | None = None,
     order: str = "number",
     descending: bool = False,
+    every: int = 1,
     limit: int = 100,
     offset: int = 0,
 ) -> list[TrialRow]:
@@ -139,15 +141,20 @@ def trial_rows(
         verdict: only those that ended so.
         order: a key of `ordering.TRIALS`.
         descending: the other way round; what lacks the figure stays last.
+        every: only those whose number is a multiple of this.
         limit: how many at most.
         offset: how many to pass over.
 
     Raises:
         UnknownNameError: there is no such order.
     """
+    values: list[Any]
     where, values = "WHERE study = ?", [study, *([verdict.value] if verdict else [])]
     if verdict:
         where += " AND verdict = ?"
+    if every > 1:
+        where += " AND number % ? = 0"
+        values.append(every)
     by = ordered_by(ordering.TRIALS, order, descending)
     sql = f"{_TRIAL} {where} ORDER BY {by} LIMIT ? OFFSET ?"
     return reader.records(_trial_row, sql, *values, limit, offset)
@@ -167,8 +174,10 @@ def winner_rows(
     device: str | None = None,
     stack: str | None = None,
     objective: str | None = None,
+    study: int | None = None,
     state: str | None = None,
     search: str | None = None,
+    alternatives: str | None = None,
     order: str = "decided",
     descending: bool = False,
     limit: int = 100,
@@ -184,8 +193,10 @@ def winner_rows(
         device: its digest.
         stack: its digest.
         objective: its name.
+        study: that decided them.
         state: `current`, `superseded` or `withdrawn`.
         search: text that the problem's key contains.
+        alternatives: anything but None for those alone that have other points of the Pareto front.
         order: a key of `ordering.WINNERS`.
         descending: the other way round.
         limit: how many at most.
@@ -213,17 +224,38 @@ def speedups(reader: HistoryReader, **filters: str | None) -> list[float]:
     return [row["speedup"] for row in reader.rows(of, *values)]
 
 
-def winner_row(reader: HistoryReader, decision: int) -> WinnerRow:
-    """One decision.
+def study_count(
+    reader: HistoryReader,
+    *,
+    workload: str | None = None,
+    device: str | None = None,
+    stack: str | None = None,
+    objective: str | None = None,
+    state: str | None = None,
+    verdict: Verdict | None = None,
+) -> int:
+    """How many studies there are of what `HistoryReader.studies` describes."""
+    given = {"workload": workload, "device": device, "stack": stack, "objective": objective, "state": state}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    clauses, values = [f"s.{name} = ?" for name in wanted], list(wanted.values())
+    if verdict is not None:
+        clauses.append("EXISTS (SELECT 1 FROM trial t WHERE t.study = s.id AND t.verdict = ?)")
+        values.append(verdict.value)
+    where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+    return int(reader.rows(f"SELECT count(*) FROM study s {where}", *values)[0][0])
+
+
+def decision(reader: HistoryReader, number: int) -> Decision:
+    """One decision with all that it chose.
 
     Raises:
         UnknownNameError: there is none of that number.
     """
-    found = reader.records(_winner_row, f"{_WINNER} WHERE w.id = ?", decision)
+    choices = reader.records(choice_of, "SELECT * FROM choice WHERE winner = ? ORDER BY rank", number)
+    found = reader.records(lambda row: decision_of(row, choices), "SELECT * FROM winner WHERE id = ?", number)
     if not found:
-        known = reader.rows("SELECT id FROM winner ORDER BY id DESC LIMIT 12")
-        numbers = [row["id"] for row in known]
-        raise UnknownNameError("decision", str(decision), numbers, reader.state.history)
+        known = [row["id"] for row in reader.rows("SELECT id FROM winner ORDER BY id DESC LIMIT 12")]
+        raise UnknownNameError("decision", str(number), known, reader.state.history)
     return found[0]
 
 
@@ -252,12 +284,14 @@ def _summary(key: tuple[str, str, str], rows: list[Row]) -> WorkloadSummary:
 
 
 def _winners_where(given: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    names = ("workload", "problem", "neighbourhood", "device", "stack", "objective", "state")
+    names = ("workload", "problem", "neighbourhood", "device", "stack", "objective", "study", "state")
     wanted = {name: given[name] for name in names if given.get(name) is not None}
     clauses, values = [f"w.{name} = ?" for name in wanted], list(wanted.values())
     if given.get("search"):
         clauses.append("instr(w.problem, ?) > 0")
         values.append(given["search"])
+    if given.get("alternatives"):
+        clauses.append("EXISTS (SELECT 1 FROM choice f WHERE f.winner = w.id AND f.rank = 1)")
     return (f"WHERE {' AND '.join(clauses)}" if clauses else ""), values
 
 
