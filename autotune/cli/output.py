@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -154,16 +155,22 @@ def error(relative: float | None) -> str:
 
 def problem(of: Problem) -> str:
     """A problem without what is declared as default: `linear m=16 n=7168 k=2048`."""
+    defaults = _defaults(of.workload)
+    told = (f"{name}={value}" for name, value in of.dimensions.items() if value != defaults.get(name))
+    return " ".join([of.workload, *told])
+
+
+@cache
+def _defaults(workload: str) -> dict[str, Any]:
+    """The declared defaults of a workload's dimensions; reading a declaration takes milliseconds."""
     from autotune.errors import AutotuneError
     from autotune.workloads.registry import declaration
 
     try:
-        defaults = {d.name: d.default for d in declaration(of.workload).dimensions.values()}
+        return {d.name: d.default for d in declaration(workload).dimensions.values()}
     except AutotuneError:
         # The history may hold workloads whose module was not imported now.
-        defaults = {}
-    told = (f"{name}={value}" for name, value in of.dimensions.items() if value != defaults.get(name))
-    return " ".join([of.workload, *told])
+        return {}
 
 
 def plain(part: RenderableType) -> RenderableType:

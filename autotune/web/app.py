@@ -124,9 +124,9 @@ def _one_moment(connection: Any) -> Any:
 
 def _figure(state_dir: str, figure: Figure, request: Request) -> Response:
     question = _question(request)
-    with read_history(state_dir) as reader:
-        drawn = figure(reader, question)
-    return Response(drawn.to_json(), media_type="application/json", headers=FRESH)
+    with figures.DRAWING, read_history(state_dir) as reader:
+        drawn = figure(reader, question).to_json()
+    return Response(drawn, media_type="application/json", headers=FRESH)
 
 
 def _table(page: Page, question: Question) -> Response:

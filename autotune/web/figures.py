@@ -7,6 +7,7 @@ a click on it leads.
 from __future__ import annotations
 
 import html
+import threading
 from typing import TYPE_CHECKING, Any
 
 from autotune.cli import output
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from autotune.store import HistoryReader
     from autotune.store.listing import TrialRow, WinnerRow
     from autotune.web.question import Question
+
+DRAWING = threading.Lock()
+"""Held while a figure is drawn: neither plotly nor Optuna can be imported by two threads at once, and figures
+that are drawn side by side in one interpreter are all late."""
 
 MOST_POINTS = 1000
 """Trials that a plot of a study shows: every so manieth where there are more."""

@@ -13,6 +13,7 @@ import uvicorn
 
 from autotune.errors import UsageError
 from autotune.web.app import application
+from autotune.web.figures import DRAWING
 from autotune.web.guard import is_loopback
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def serve(
 
 def _warm_up() -> None:
     """Import what plots need, so that the first reader need not wait seconds for it."""
-    with suppress(ImportError):
+    with DRAWING, suppress(ImportError):
         import plotly.graph_objects  # noqa: F401
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PATIENCE_MS = 120_000
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -66,6 +67,7 @@ class Visit:
 
     def __init__(self, browser: Any, site: str, theme: str, width: int = 1280) -> None:
         self.context = browser.new_context(color_scheme=theme, viewport={"width": width, "height": 900})
+        self.context.set_default_timeout(PATIENCE_MS)
         self.page = self.context.new_page()
         self.site = site
         self.faults: list[str] = []
@@ -77,7 +79,7 @@ class Visit:
     def open(self, path: str) -> None:
         self.page.goto(self.site + path)
         drawn = "() => [...document.querySelectorAll('.plot')].every(one => one.dataset.drawn)"
-        self.page.wait_for_function(drawn, timeout=60_000)
+        self.page.wait_for_function(drawn, timeout=PATIENCE_MS)
 
     def _console(self, message: Any) -> None:
         missing = "404 (Not Found)" in message.text and "/study/999" in self.page.url
@@ -201,7 +203,7 @@ def test_a_running_study_is_read_again_by_itself(browser: Any, site: str, state:
         marks = ", ".join("?" * len(values))
         connection.execute(f"INSERT INTO trial VALUES ({marks})", tuple(values.values()))
     opened.page.wait_for_function(
-        "() => document.getElementById('live').innerText.includes('41 trials so far')", timeout=30_000
+        "() => document.getElementById('live').innerText.includes('41 trials so far')", timeout=PATIENCE_MS
     )
     assert [] == opened.faults
     opened.context.close()
