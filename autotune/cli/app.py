@@ -6,15 +6,19 @@ import typer
 
 from autotune.cli.bench import bench
 from autotune.cli.best import best
+from autotune.cli.compare import compare
 from autotune.cli.config import app as config
 from autotune.cli.daemon import daemon
 from autotune.cli.database import app as database
+from autotune.cli.diff import diff
 from autotune.cli.doctor import doctor
 from autotune.cli.export import app as export
 from autotune.cli.export import importing
+from autotune.cli.explain import explain
 from autotune.cli.fingerprint import fingerprint
-from autotune.cli.history import compare, explain, history, show
+from autotune.cli.history import history, show
 from autotune.cli.lease import lease, pause, resume
+from autotune.cli.pin import pin, unpin
 from autotune.cli.plan import plan
 from autotune.cli.record import record
 from autotune.cli.report import report
@@ -24,6 +28,7 @@ from autotune.cli.service import app as service
 from autotune.cli.spaces import spaces
 from autotune.cli.status import status
 from autotune.cli.tune import tune
+from autotune.cli.web import web
 
 app = typer.Typer(
     help="Hardware-aware autotuning for inference nodes.",
@@ -45,10 +50,13 @@ for command in (
     show,
     explain,
     compare,
+    diff,
     report,
     bench,
     record,
     rollback,
+    pin,
+    unpin,
     daemon,
     status,
     requests,
@@ -56,6 +64,7 @@ for command in (
     resume,
     lease,
     doctor,
+    web,
 ):
     app.command(command.__name__)(command)
 app.add_typer(database, name="db")

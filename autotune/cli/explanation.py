@@ -8,80 +8,176 @@ from rich.console import Group
 
 from autotune.cli import output
 from autotune.cli.winners import problem_of
+from autotune.search.influence import influences
 from autotune.search.objective import objective_named
+from autotune.store.listing import succeeded
+from autotune.store.records import Verdict
 
 if TYPE_CHECKING:
+    from autotune.search.influence import Influence
     from autotune.search.objective import Objective
     from autotune.store import HistoryReader
     from autotune.store.entries import Decision, StudyEntry
-    from autotune.store.records import Choice, Trial
+    from autotune.store.listing import TrialRow
+    from autotune.store.records import Choice, Interval
 
 RUNNERS_UP = 5
+DECISIVE = 1.05
+"""From this cost on, doing without a value is told as a loss; below, screening cannot tell it from noise."""
 
 
 def explanation(
-    reader: HistoryReader, decision: Decision, study: StudyEntry | None, trials: list[Trial]
+    reader: HistoryReader, decision: Decision, study: StudyEntry | None, trials: list[TrialRow]
 ) -> Group:
-    """Winner, proof, runners-up, what was ruled out, and the machine, in that order."""
+    """Winner, proof, what matters, runners-up, what was ruled out, and the machine, in that order."""
     winner, best = decision.winner, decision.winner.choices[0]
+    objective = objective_named(winner.objective)
     parts: list[Any] = [
-        f"{output.problem(problem_of(winner))}, objective {winner.objective}",
+        output.plain(f"{output.problem(problem_of(winner))}, objective {winner.objective}"),
         "",
-        _verdict(best, objective_named(winner.objective)),
-        output.facts(_proof(best, winner.baseline_error, objective_named(winner.objective))),
+        output.plain(verdict(best, objective)),
+        *map(output.plain, unproven(best, trials)),
+        "",
+        "the proof",
+        output.facts(proof(best, winner.baseline_error, objective)),
     ]
+    worth = influences(best.configuration, succeeded(trials))
+    if any(one.cost for one in worth) and not best.is_baseline:
+        parts += ["", "what matters: the best that was screened without each setting", _influences(worth)]
     if len(winner.choices) > 1:
-        parts += ["", "other points of the Pareto front", _choices(winner.choices[1:])]
+        parts += ["", "other points of the Pareto front over latency, error and memory"]
+        parts.append(_choices(winner.choices[1:]))
     if trials:
-        parts += ["", "runners-up, as screened", _runners_up(trials, best)]
-        parts += ["what became of the trials", output.facts(_verdicts(trials))]
+        parts += ["", "the best of the others, as screened", _runners_up(trials, best)]
+        parts += ["what became of the trials", output.facts(verdicts(trials))]
     if study is not None:
-        parts += ["", "the space", output.facts(_space(study))]
-    parts += ["", "where", output.facts(_where(reader, decision)), ""]
+        parts += ["", "what was searched, and what was ruled out before", output.facts(space(study))]
+    parts += ["", "where", output.facts(where(reader, decision)), ""]
     return Group(*parts)
 
 
-def _verdict(best: Choice, objective: Objective) -> str:
+def verdict(best: Choice, objective: Objective) -> str:
+    """The decision in a sentence or two."""
     proof = best.proof
     sure = f"{100 * proof.confidence:g} % confidence"
     limit = "" if objective.limit_ns is None else f" within p99 {output.latency(objective.limit_ns)}"
+    if not proof.rounds:
+        return (
+            f"{output.configuration(best.configuration)} takes {output.latency(best.latency_ns)}. It was "
+            "taken over from a snapshot whose history is lost, so its proof is not known here."
+        )
     if best.is_baseline:
         better = "thriftier" if objective.energy else "faster"
-        few = f"; {proof.rounds} rounds are too few" if proof.rounds < objective.least_rounds else ""
-        margin = f"{100 * proof.margin:g} %"
-        return f"The baseline stays: nothing was proven {better} by {margin}{limit} at {sure}{few}."
-    gain = output.speedup(proof.against_baseline)
-    than = f"takes {gain} less energy than" if objective.energy else f"is {gain} as fast as"
+        why = f"no challenger was proven {better} by {100 * proof.margin:g} %{limit} at {sure}"
+        if proof.rounds < objective.least_rounds:
+            why += (
+                f". {proof.rounds} rounds are too few to prove anything; at least {objective.least_rounds} "
+                "are needed, so give it a larger --budget on a quieter machine"
+            )
+        elif proof.stopped != "decided":
+            why += f" before the rounds ended ({proof.stopped}, {proof.rounds} rounds)"
+        return f"The baseline stays: {why}."
+    gain = proof.against_baseline
+    than = (
+        f"takes {gain.ratio:.2f}x less energy than"
+        if objective.energy
+        else f"is {gain.ratio:.2f}x as fast as"
+    )
     return (
-        f"{output.configuration(best.configuration)} takes {output.latency(best.latency_ns)} "
-        f"and {than} the baseline, at {sure}{limit}."
+        f"{output.configuration(best.configuration)} {than} the baseline{limit}: "
+        f"{bounds(gain)} at {sure}, which had to exclude {1 + proof.margin:g}x."
     )
 
 
-def _proof(best: Choice, baseline_error: float, objective: Objective) -> dict[str, str]:
+def unproven(best: Choice, trials: list[TrialRow]) -> list[str]:
+    """What was screened faster than a baseline that stays: most often there was no time left to prove it."""
+    faster = [
+        trial
+        for trial in trials
+        if trial.verdict == Verdict.OK
+        and trial.p50_ns
+        and trial.p50_ns * (1 + best.proof.margin) < min(best.latency_ns, best.proof.baseline_ns)
+    ]
+    if not best.is_baseline or not faster:
+        return []
+    first = min(faster, key=lambda trial: trial.p50_ns or 0.0)
+    return [
+        (
+            f"Screening found {len(faster)} faster, the best of them trial {first.number} "
+            f"({output.configuration(first.configuration)}) at {output.latency(first.p50_ns)}, but the final "
+            "did not prove it. If the study ended on its budget, tune --again with a larger --budget."
+        )
+    ]
+
+
+def bounds(interval: Interval) -> str:
+    """An interval in words; where the rounds were too few to bound a side, it says so."""
+    low = f"at least {interval.low:.2f}x" if interval.low > 1 / output.UNBOUNDED else "no lower bound"
+    if interval.high >= output.UNBOUNDED:
+        return f"{low}, and no upper bound"
+    return f"{low} and at most {interval.high:.2f}x"
+
+
+def proof(best: Choice, baseline_error: float, objective: Objective) -> dict[str, str]:
+    """What was compared with what, and how sure it is."""
     proof = best.proof
     told = {
         "compared": f"by {objective.statistic} with the baseline in {proof.rounds} interleaved rounds, "
-        f"{proof.stopped}",
+        f"{_ended(proof.stopped)}",
         "in the rounds": f"{output.latency(proof.latency_ns)} against {output.latency(proof.baseline_ns)}",
-        "error": f"{output.error(best.error)}, the baseline's is {output.error(baseline_error)}",
-        "memory": output.size(best.memory_bytes),
-        "of the limit": f"{output.share(best.limit_share)} of what memory bandwidth and matmul rate allow",
     }
     if proof.joules is not None and proof.baseline_joules is not None:
         told["energy"] = (
             f"{output.energy(proof.joules)} against {output.energy(proof.baseline_joules)} a call"
         )
     if proof.against_incumbent:
-        told["against the winner before"] = output.speedup(proof.against_incumbent)
+        told["winner before it"] = f"this is {output.speedup(proof.against_incumbent)} as fast"
     fresh = best.measurement
-    if fresh:
+    if fresh and fresh.samples_ns:
         tails = f"p90 {output.latency(fresh.p90_ns)}, p99 {output.latency(fresh.p99_ns)}"
         samples = f"{len(fresh.samples_ns)} samples, {fresh.cache} cache"
-        told["measured afresh"] = f"p50 {output.latency(fresh.p50_ns)}, {tails}, {samples}"
+        if fresh.discarded:
+            samples += f", {fresh.discarded} thrown away because the device was throttled"
+        told["measured afresh"] = f"p50 {output.latency(fresh.p50_ns)}, {tails}; {samples}"
         if fresh.clocks:
             told["clocks"] = ", ".join(f"{name} {mhz:.0f} MHz" for name, mhz in fresh.clocks.items())
+    told["error"] = f"{output.error(best.error)}; the baseline's is {output.error(baseline_error)}"
+    told["memory"] = output.size(best.memory_bytes)
+    told["roofline"] = roofline(best.limit_share, objective)
     return told
+
+
+def roofline(share: float | None, objective: Objective) -> str:
+    """How far the winner is from what the device could do at best."""
+    if share is None:
+        return "not known on this device"
+    room = f"; at best another {1 / share:.1f}x is left" if 0 < share < 0.95 else ""
+    what = "call" if not objective.energy else "call's time"
+    return f"{output.share(share)} of what memory bandwidth and matmul rate allow a {what}{room}"
+
+
+def _ended(stopped: str) -> str:
+    words = {
+        "decided": "until it was decided",
+        "time_cap": "until the time for it was spent",
+        "round_cap": "the most there may be",
+    }
+    return words.get(stopped, stopped)
+
+
+def _influences(worth: list[Influence]) -> Any:
+    table = output.table("setting", "the best without it", "costs", "tried", right=("costs", "tried"))
+    for one in worth:
+        if one.cost is None:
+            continue
+        others = "-" if one.other is None else output.value(one.other)
+        cost = f"{one.cost:.2f}x" if one.cost >= DECISIVE or one.cost < 1 / DECISIVE else "as good"
+        table.add_row(f"{one.name}={output.value(one.value)}", others, cost, str(one.tried))
+    fixed = [f"{one.name}={output.value(one.value)}" for one in worth if one.cost is None]
+    if fixed:
+        table.caption = f"no other value was measured of {', '.join(fixed)}"
+        table.caption_justify = "left"
+    return table
 
 
 def _choices(choices: tuple[Choice, ...]) -> Any:
@@ -99,40 +195,55 @@ def _choices(choices: tuple[Choice, ...]) -> Any:
     return table
 
 
-def _runners_up(trials: list[Trial], best: Choice) -> Any:
+def _runners_up(trials: list[TrialRow], best: Choice) -> Any:
     table = output.table("trial", "configuration", "p50", "error", "memory", right=("trial", "p50", "error"))
-    measured = [(t.measurement.p50_ns, t) for t in trials if t.measurement]
-    measured.sort(key=lambda pair: pair[0])
-    for median, trial in [p for p in measured if p[1].configuration != best.configuration][:RUNNERS_UP]:
+    measured = [trial for trial in trials if trial.p50_ns and trial.configuration != best.configuration]
+    for trial in sorted(measured, key=lambda trial: trial.p50_ns or 0.0)[:RUNNERS_UP]:
         settings = output.configuration(trial.configuration)
-        memory = output.size(trial.memory_bytes)
-        table.add_row(str(trial.number), settings, output.latency(median), output.error(trial.error), memory)
+        memory, median = output.size(trial.memory_bytes), output.latency(trial.p50_ns)
+        table.add_row(str(trial.number), settings, median, output.error(trial.error), memory)
     return table
 
 
-def _verdicts(trials: list[Trial]) -> dict[str, str]:
+def verdicts(trials: list[TrialRow]) -> dict[str, str]:
     """Each verdict with its count, and the first reasons of those that are no success."""
     told: dict[str, str] = {}
     for verdict in dict.fromkeys(trial.verdict for trial in trials):
-        those = [trial for trial in trials if trial.verdict is verdict]
+        those = [trial for trial in trials if trial.verdict == verdict]
         reasons = list(dict.fromkeys(trial.reason for trial in those if trial.reason))[:2]
         told[verdict] = "; ".join([str(len(those)), *reasons])
     return told
 
 
-def _space(study: StudyEntry) -> dict[str, str]:
-    told = {"digest": study.key.space, "configurations": str(study.space_facts.get("configurations", "?"))}
+def space(study: StudyEntry) -> dict[str, str]:
+    """What was searched, and what was ruled out before anything ran."""
+    told = {
+        "tried": f"{study.trials} of {study.space_facts.get('configurations', '?')} valid configurations",
+        "ended": why_ended(study.end_reason or study.state),
+    }
     for offer in study.space_facts.get("offers", []):
         if offer["withheld"]:
             told[offer["name"]] = f"not offered: {offer['withheld']}"
         else:
             steps = ", ".join(f"{left} after {name}" for name, left in offer["steps"])
             told[offer["name"]] = f"{offer['raw']} points" + (f", {steps}" if steps else "")
-    told["ended"] = study.end_reason or study.state
+    told["space"] = f"digest {study.key.space}"
     return told
 
 
-def _where(reader: HistoryReader, decision: Decision) -> dict[str, str]:
+def why_ended(reason: str) -> str:
+    """Why a study ended, in words."""
+    words = {
+        "budget": "its time was spent",
+        "trials": "its limit of trials was reached",
+        "exhausted": "everything was tried",
+        "improbable": "its model expected nothing more of what was left",
+    }
+    return f"{reason}: {words[reason]}" if reason in words else reason
+
+
+def where(reader: HistoryReader, decision: Decision) -> dict[str, str]:
+    """The device and the software that a decision holds for."""
     winner = decision.winner
     device, stack = reader.device(winner.device), reader.stack(winner.stack)
     told = {"device": f"{device.name if device else 'unknown'}, digest {winner.device}"}

@@ -1,4 +1,4 @@
-"""`autotune history`, `show`, `explain` and `compare`: what was tried, and why a winner won."""
+"""`autotune history` and `autotune show`: what was tried."""
 
 from __future__ import annotations
 
@@ -10,214 +10,221 @@ from autotune.cli import options
 from autotune.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
-    from autotune.store import HistoryReader
     from autotune.store.entries import Decision, StudyEntry
-    from autotune.store.records import Trial, Winner
+    from autotune.store.listing import TrialRow
+    from autotune.store.records import Trial
 
-RUNNERS_UP = 5
+MOST_TRIALS = 200
+"""Trials of a study that are shown unless more are asked for."""
+
+STATES = ("running", "ended", "interrupted")
+
+Device = Annotated[
+    str | None, typer.Option("--device", help="Only this device: its digest, the start of it, or its name.")
+]
+Stack = Annotated[str | None, typer.Option("--stack", help="Only this stack: its digest or its start.")]
+Objective = Annotated[str | None, typer.Option("--objective", help="Only this objective.")]
+State = Annotated[str | None, typer.Option("--state", help="running, ended or interrupted.")]
+HistoryOrder = Annotated[
+    str, typer.Option("--sort", help="By started, problem, trials, best or duration.", show_default=True)
+]
+TrialOrder = Annotated[
+    str, typer.Option("--sort", help="Trials by number, p50, error, memory, compile or verdict.")
+]
+Since = Annotated[str | None, typer.Option("--since", help="Started since, e.g. 2026-11-28, 12h or 7d.")]
+Until = Annotated[str | None, typer.Option("--until", help="Started before, written alike.")]
 
 
 def history(
     workload: Annotated[str | None, typer.Argument(help="Only this workload.")] = None,
     problem: options.Dimensions = None,
-    device: Annotated[str | None, typer.Option("--device", help="Only this device digest.")] = None,
+    device: Device = None,
+    stack: Stack = None,
+    objective: Objective = None,
     verdict: Annotated[str | None, typer.Option("--verdict", help="With at least one such trial.")] = None,
+    state: State = None,
+    since: Since = None,
+    until: Until = None,
+    sort: HistoryOrder = "started",
+    reverse: options.Reverse = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many studies at most.")] = 30,
+    offset: Annotated[int, typer.Option("--offset", min=0, help="How many to pass over.")] = 0,
     json: options.Json = False,
+    csv: options.Csv = False,
 ) -> None:
-    """List studies, the latest first."""
+    """List studies, the latest first unless sorted otherwise."""
     from autotune.cli import output
     from autotune.store import read_history
 
-    dimensions, ended_with = _typed(options.dimensions(problem)), _verdict(verdict)
+    if state is not None and state not in STATES:
+        raise UnknownNameError("state", state, STATES)
     with read_history() as reader:
         studies = reader.studies(
             workload=workload,
-            dimensions=dimensions,
-            device=device,
-            verdict=ended_with,
+            dimensions=options.dimensions(problem),
+            device=options.digest(reader, "device", device),
+            stack=options.digest(reader, "stack", stack),
+            objective=objective,
+            verdict=verdict_named(verdict),
+            state=state,
+            since=options.moment(since, "--since") if since else None,
+            until=options.moment(until, "--until") if until else None,
+            order=sort,
+            descending=reverse,
             limit=limit,
+            offset=offset,
         )
     if json:
         output.print_json(studies)
-        return
+    elif csv:
+        output.print_csv([study_row(study) for study in studies])
+    else:
+        _print_studies(studies)
+
+
+def show(
+    which: Annotated[str, typer.Argument(metavar="STUDY[/TRIAL]", help="A study's number, or 3/17.")],
+    verdict: Annotated[str | None, typer.Option("--verdict", help="Only trials that ended so.")] = None,
+    sort: TrialOrder = "number",
+    reverse: options.Reverse = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many trials.")] = MOST_TRIALS,
+    json: options.Json = False,
+    csv: options.Csv = False,
+) -> None:
+    """Show a study with its trials, or one trial with its samples; as CSV the trials, or the samples."""
+    from autotune.cli import output
+    from autotune.store import read_history
+    from autotune.store.listing import trial_rows
+
+    study_id, number = _study_and_trial(which)
+    ended = verdict_named(verdict)
+    with read_history() as reader:
+        study = reader.study(study_id)
+        if number is not None:
+            trial = reader.trial(study_id, number)
+        elif json:
+            trials, decisions = reader.trials(study_id, verdict=ended), reader.decisions(study=study_id)
+        else:
+            rows = trial_rows(reader, study_id, verdict=ended, order=sort, descending=reverse, limit=limit)
+            decisions = reader.decisions(study=study_id)
+    if number is not None:
+        _show_trial(study, trial, json=json, csv=csv)
+    elif json:
+        output.print_json({"study": study, "trials": trials, "decisions": decisions})
+    elif csv:
+        output.print_csv(output.as_rows(rows))
+    else:
+        _print_study(study, rows, decisions)
+
+
+def study_row(study: StudyEntry) -> dict[str, Any]:
+    """A study for programs, flat."""
+    return {
+        "study": study.id,
+        "workload": study.key.workload,
+        "problem": study.key.problem,
+        "objective": study.key.objective,
+        "device": study.key.device,
+        "stack": study.key.stack,
+        "space": study.key.space,
+        "max_error": study.key.max_error,
+        "state": study.state,
+        "started_at": study.started_at,
+        "ended_at": study.ended_at,
+        "end_reason": study.end_reason,
+        "trials": study.trials,
+        "best_ns": study.best_ns,
+    }
+
+
+def problem_of_study(study: StudyEntry) -> Any:
+    """The problem that a study is about."""
+    from autotune.space.problem import Problem
+
+    return Problem(study.key.workload, study.dimensions)
+
+
+def verdict_named(name: str | None) -> Any:
+    """The verdict of that name; None for None.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    from autotune.store.records import Verdict
+
+    if name is not None and name not in list(Verdict):
+        raise UnknownNameError("verdict", name, Verdict)
+    return Verdict(name) if name else None
+
+
+def _print_studies(studies: list[StudyEntry]) -> None:
+    from autotune.cli import output
+
     table = output.table(
         "study", "problem", "started", "state", "trials", "best", right=("study", "trials", "best")
     )
     for study in studies:
         ended = study.end_reason or study.state
         best, started = output.latency(study.best_ns), output.moment(study.started_at)
-        table.add_row(str(study.id), output.problem(_problem(study)), started, ended, str(study.trials), best)
+        name = output.problem(problem_of_study(study))
+        table.add_row(str(study.id), name, started, ended, str(study.trials), best)
     output.console.print(table)
 
 
-def show(
-    which: Annotated[str, typer.Argument(metavar="STUDY[/TRIAL]", help="A study's number, or 3/17.")],
-    json: options.Json = False,
-) -> None:
-    """Show a study with its trials, or one trial with its samples."""
-    from autotune.cli import output
-    from autotune.store import read_history
-
-    study_id, number = _study_and_trial(which)
-    with read_history() as reader:
-        study = reader.study(study_id)
-        if number is not None:
-            trial = reader.trial(study_id, number)
-            output.print_json(trial) if json else _print_trial(study, trial)
-            return
-        trials, decisions = reader.trials(study_id), reader.decisions(study=study_id)
-    if json:
-        output.print_json({"study": study, "trials": trials, "decisions": decisions})
-    else:
-        _print_study(study, trials, decisions)
-
-
-def explain(
-    workload: Annotated[str, typer.Argument(help="A workload.")],
-    problem: options.Dimensions = None,
-    objective: options.Objective = "latency",
-    latency_limit: options.LatencyLimit = None,
-    module: options.Modules = None,
-    json: options.Json = False,
-) -> None:
-    """Say why the present winner of a problem is the winner: compared to what, and how sure."""
-    from autotune.cli import output
-    from autotune.cli.explanation import explanation
-    from autotune.store import read_history
-
-    options.import_modules(module)
-    wanted = options.problem(workload, problem)
-    goal = options.objective(objective, latency_limit)
-    with read_history() as reader:
-        decisions = reader.decisions(workload=workload, problem=wanted.key, objective=goal, state="current")
-        if not decisions:
-            raise UsageError(
-                f"{wanted}: nothing is decided yet; tune it with 'autotune tune {workload} -p ...'"
-            )
-        if json:
-            output.print_json([_explained(reader, decision) for decision in decisions])
-            return
-        for decision in decisions:
-            study = reader.study(decision.study) if decision.study is not None else None
-            trials = reader.trials(decision.study) if decision.study is not None else []
-            output.console.print(explanation(reader, decision, study, trials))
-
-
-def compare(
-    first: Annotated[int, typer.Argument(help="A study's number.")],
-    second: Annotated[int, typer.Argument(help="Another's.")],
-    json: options.Json = False,
-) -> None:
-    """Compare what two studies decided: what differs, and what it cost or gained."""
-    from autotune.cli import output
-    from autotune.store import read_history
-
-    with read_history() as reader:
-        sides = [_side(reader, number) for number in (first, second)]
-    names = sorted({name for side in sides for name in side})
-    if json:
-        output.print_json({"studies": [first, second], "sides": sides})
-        return
-    table = output.table("", f"study {first}", f"study {second}")
-    for name in sorted(names, key=list(sides[0] | sides[1]).index):
-        left, right = (str(side.get(name, "-")) for side in sides)
-        table.add_row(name if left == right else f"{name} *", left, right)
-    table.caption = "* differs"
-    table.caption_justify = "left"
-    output.console.print(table)
-
-
-def _side(reader: HistoryReader, number: int) -> dict[str, str]:
-    """What there is to compare of one study, as text."""
+def _print_study(study: StudyEntry, trials: list[TrialRow], decisions: list[Decision]) -> None:
     from autotune.cli import output
 
-    study = reader.study(number)
-    device, stack = reader.device(study.key.device), reader.stack(study.key.stack)
-    side = {
-        "problem": output.problem(_problem(study)),
-        "device": f"{device.name} {device.digest}" if device else study.key.device,
-        "stack": study.key.stack,
-        "torch": str(stack.facts.get("torch")) if stack else "-",
-        "space": study.key.space,
-        "trials": str(study.trials),
-        "ended": study.end_reason or study.state,
-    }
-    decisions = reader.decisions(study=number, limit=1)
-    if decisions:
-        best = decisions[0].winner.choices[0]
-        side |= {
-            "winner": output.configuration(best.configuration),
-            "latency": output.latency(best.latency_ns),
-            "baseline": output.latency(best.proof.baseline_ns),
-            "speed-up": output.speedup(best.proof.against_baseline),
-            "error": output.error(best.error),
-            "limit": output.share(best.limit_share),
-            "state": decisions[0].state,
-        }
-    return side
-
-
-def _explained(reader: HistoryReader, decision: Decision) -> dict[str, Any]:
-    winner = decision.winner
-    return {
-        "decision": decision,
-        "device": reader.device(winner.device),
-        "stack": reader.stack(winner.stack),
-        "study": reader.study(decision.study) if decision.study is not None else None,
-        "runners_up": _runners_up(reader.trials(decision.study), winner)
-        if decision.study is not None
-        else [],
-    }
-
-
-def _runners_up(trials: list[Trial], winner: Winner) -> list[Trial]:
-    """The best screened trials that did not win."""
-    measured = [t for t in trials if t.measurement and t.configuration != winner.choices[0].configuration]
-    return sorted(measured, key=lambda t: t.measurement.p50_ns if t.measurement else 0.0)[:RUNNERS_UP]
-
-
-def _print_study(study: StudyEntry, trials: list[Trial], decisions: list[Decision]) -> None:
-    from autotune.cli import output
-
-    output.console.print(f"study {study.id}: {output.problem(_problem(study))}")
+    output.console.print(output.plain(f"study {study.id}: {output.problem(problem_of_study(study))}"))
     facts = {
         "started": output.moment(study.started_at),
         "ended": f"{output.moment(study.ended_at)}, {study.end_reason or study.state}",
+        "objective": study.key.objective,
         "device": study.key.device,
         "stack": study.key.stack,
         "space": f"{study.key.space}, {study.space_facts.get('configurations', '?')} configurations",
         "seed": study.seed,
     }
     output.console.print(output.facts(facts))
-    table = output.table(
-        "trial",
-        "configuration",
-        "verdict",
-        "p50",
-        "error",
-        "compile",
-        right=("trial", "p50", "error", "compile"),
-    )
+    columns = ("trial", "configuration", "verdict", "p50", "error", "compile")
+    table = output.table(*columns, right=("trial", "p50", "error", "compile"))
     for trial in trials:
-        median = output.latency(trial.measurement.p50_ns) if trial.measurement else "-"
         ended = trial.verdict if not trial.reason else f"{trial.verdict}: {trial.reason}"
-        compiled = f"{trial.compile_seconds:.1f} s"
-        settings = output.configuration(trial.configuration)
-        table.add_row(str(trial.number), settings, ended, median, output.error(trial.error), compiled)
+        table.add_row(
+            str(trial.number),
+            output.configuration(trial.configuration),
+            ended,
+            output.latency(trial.p50_ns),
+            output.error(trial.error),
+            f"{trial.compile_seconds:.1f} s",
+        )
     output.console.print(table)
+    if len(trials) < study.trials:
+        output.console.print(f"{len(trials)} of {study.trials} trials; see --limit, --sort and --verdict")
     for decision in decisions:
         best = decision.winner.choices[0]
         gain = output.speedup(best.proof.against_baseline)
-        output.console.print(
-            f"decided ({decision.state}): {output.configuration(best.configuration)}, {gain}"
-        )
+        chosen = output.configuration(best.configuration)
+        output.console.print(output.plain(f"decided ({decision.state}): {chosen}, {gain}"))
+
+
+def _show_trial(study: StudyEntry, trial: Trial, *, json: bool, csv: bool) -> None:
+    from autotune.cli import output
+
+    measured = trial.measurement
+    if json:
+        output.print_json(trial)
+    elif csv:
+        samples = measured.samples_ns if measured else ()
+        output.print_csv([{"sample": number, "ns": taken} for number, taken in enumerate(samples)])
+    else:
+        _print_trial(study, trial)
 
 
 def _print_trial(study: StudyEntry, trial: Trial) -> None:
     from autotune.cli import output
 
-    output.console.print(f"study {study.id}, trial {trial.number}: {output.problem(_problem(study))}")
+    name = output.problem(problem_of_study(study))
+    output.console.print(output.plain(f"study {study.id}, trial {trial.number}: {name}"))
     facts: dict[str, Any] = {
         "configuration": output.configuration(trial.configuration),
         "verdict": trial.verdict,
@@ -230,7 +237,7 @@ def _print_trial(study: StudyEntry, trial: Trial) -> None:
         "started": output.moment(trial.started_at),
     }
     measured = trial.measurement
-    if measured:
+    if measured and measured.samples_ns:
         facts |= {
             "samples": f"{len(measured.samples_ns)}, {measured.stopped}",
             "timer": f"{measured.timer}, {measured.cache} cache",
@@ -244,28 +251,15 @@ def _print_trial(study: StudyEntry, trial: Trial) -> None:
     output.console.print(output.facts(facts))
 
 
-def _problem(study: StudyEntry) -> Any:
-    from autotune.space.problem import Problem
-
-    return Problem(study.key.workload, study.dimensions)
-
-
-def _typed(dimensions: dict[str, str]) -> dict[str, int | str]:
-    return {name: int(value) if value.isdigit() else value for name, value in dimensions.items()}
-
-
-def _verdict(name: str | None) -> Any:
-    from autotune.store.records import Verdict
-
-    if name is not None and name not in list(Verdict):
-        raise UnknownNameError("verdict", name, Verdict)
-    return Verdict(name) if name else None
-
-
 def _study_and_trial(which: str) -> tuple[int, int | None]:
     study, slash, trial = which.partition("/")
-    if not study.isdigit() or (slash and not trial.isdigit()):
+    if not _is_number(study) or (slash and not _is_number(trial)):
         raise UsageError(
             f"{which!r} is not STUDY or STUDY/TRIAL; write e.g. 3 or 3/17 (see 'autotune history')"
         )
     return int(study), int(trial) if slash else None
+
+
+def _is_number(text: str) -> bool:
+    """Whether it is a number that SQLite can hold."""
+    return text.isascii() and text.isdigit() and len(text) <= 18

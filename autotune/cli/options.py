@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.errors import UsageError
+from autotune.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from autotune.space.problem import Problem
+    from autotune.store import HistoryReader
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print CSV for programs instead of a table.")]
+Reverse = Annotated[bool, typer.Option("--reverse", help="The other way round.")]
 Dimensions = Annotated[
     list[str] | None,
     typer.Option(
@@ -111,6 +114,57 @@ def seconds(text: str, option: str) -> float:
     if not pieces or "".join(piece[0] for piece in pieces) != text.strip() or not total > 0:
         raise UsageError(f"{option} {text!r} is not a duration; write e.g. 90s, 5m or 1h30m")
     return total
+
+
+def moment(text: str, option: str) -> float:
+    """A moment, as `2026-11-28`, `2026-11-28T14:30`, or how long ago it was: `90m`, `12h`, `7d`.
+
+    Returns:
+        Seconds since the epoch; what names no zone is meant in local time.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    import time
+    from datetime import datetime
+
+    days = text.removesuffix("d")
+    if days != text and days.isdigit() and len(days) < 6:
+        return time.time() - 86_400.0 * int(days)
+    try:
+        return datetime.fromisoformat(text).astimezone().timestamp()
+    except (ValueError, OverflowError, OSError):
+        pass
+    try:
+        return time.time() - seconds(text, option)
+    except UsageError:
+        raise UsageError(
+            f"{option} {text!r} is neither a moment nor how long ago; write e.g. 2026-11-28, 12h or 7d"
+        ) from None
+
+
+def digest(reader: HistoryReader, kind: str, text: str | None) -> str | None:
+    """The digest of the device or stack that a person means by its first characters, or a device's name.
+
+    Args:
+        reader: the history that knows them.
+        kind: `device` or `stack`.
+        text: what was given; None stays None.
+
+    Raises:
+        UnknownNameError: nothing or more than one thing answers to it.
+    """
+    if text is None:
+        return None
+    known = {entry.digest for entry in (reader.devices() if kind == "device" else reader.stacks())}
+    if text in known:
+        return text
+    meant = {one for one in known if len(text) >= 4 and one.startswith(text)}
+    if kind == "device":
+        meant |= {one.digest for one in reader.devices() if text in (one.name, one.kind)}
+    if len(meant) != 1:
+        raise UnknownNameError(kind if not meant else f"(ambiguous) {kind}", text, meant or known)
+    return meant.pop()
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:

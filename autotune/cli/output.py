@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rich.console import RenderableType
 
@@ -35,6 +36,44 @@ def print_json(value: Any) -> None:
 
     json.dump(as_plain(value), sys.stdout, indent=2)
     sys.stdout.write("\n")
+
+
+def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as CSV (RFC 4180), nested values as JSON; nothing for no rows.
+
+    Text that a spreadsheet would take for a formula is preceded by an apostrophe.
+    """
+    import csv
+
+    if rows:
+        writer = csv.DictWriter(sys.stdout, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
+
+
+def csv_cell(value: Any) -> Any:
+    """A value as a cell of a CSV file."""
+    from autotune.cli.options import as_plain
+
+    plain = as_plain(value)
+    if isinstance(plain, dict | list | tuple):
+        plain = json.dumps(plain)
+    if isinstance(plain, str) and plain.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{plain}"
+    return plain
+
+
+def as_rows(records: Iterable[Any]) -> list[dict[str, Any]]:
+    """Structs as rows, one level deep."""
+    return [{name: getattr(one, name) for name in one.__struct_fields__} for one in records]
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print rows for programs: as JSON, else as CSV."""
+    if as_json:
+        print_json(rows)
+    else:
+        print_csv(rows)
 
 
 def table(*columns: str, title: str = "", right: Iterable[str] = ()) -> Table:
@@ -116,16 +155,22 @@ def error(relative: float | None) -> str:
 
 def problem(of: Problem) -> str:
     """A problem without what is declared as default: `linear m=16 n=7168 k=2048`."""
+    defaults = _defaults(of.workload)
+    told = (f"{name}={value}" for name, value in of.dimensions.items() if value != defaults.get(name))
+    return " ".join([of.workload, *told])
+
+
+@cache
+def _defaults(workload: str) -> dict[str, Any]:
+    """The declared defaults of a workload's dimensions; reading a declaration takes milliseconds."""
     from autotune.errors import AutotuneError
     from autotune.workloads.registry import declaration
 
     try:
-        defaults = {d.name: d.default for d in declaration(of.workload).dimensions.values()}
+        return {d.name: d.default for d in declaration(workload).dimensions.values()}
     except AutotuneError:
         # The history may hold workloads whose module was not imported now.
-        defaults = {}
-    told = (f"{name}={value}" for name, value in of.dimensions.items() if value != defaults.get(name))
-    return " ".join([of.workload, *told])
+        return {}
 
 
 def plain(part: RenderableType) -> RenderableType:
@@ -136,6 +181,11 @@ def plain(part: RenderableType) -> RenderableType:
 def shorten(text: str, width: int) -> str:
     """`text`, cut to `width` columns."""
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def value(setting: Any) -> str:
+    """A value of a setting as it is written in a configuration."""
+    return "none" if setting is None else str(setting)
 
 
 def configuration(settings: Mapping[str, Any]) -> str:

@@ -2,30 +2,121 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from autotune.cli import options
 
+if TYPE_CHECKING:
+    from autotune.store.listing import WinnerRow
+
+Order = Annotated[
+    str, typer.Option("--sort", help="By decided, changed, speedup, latency, limit or problem.")
+]
+
 
 def report(
     workload: Annotated[str | None, typer.Argument(help="Only this workload.")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Only this device digest.")] = None,
-    stack: Annotated[str | None, typer.Option("--stack", help="Only this stack digest.")] = None,
+    search: Annotated[str | None, typer.Option("--search", help="Only problems with this text.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Only this device: digest, its start, or name.")
+    ] = None,
+    stack: Annotated[
+        str | None, typer.Option("--stack", help="Only this stack: digest or its start.")
+    ] = None,
+    objective: Annotated[str | None, typer.Option("--objective", help="Only this objective.")] = None,
+    sort: Order = "decided",
+    reverse: options.Reverse = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = 100,
     json: options.Json = False,
+    csv: options.Csv = False,
 ) -> None:
     """Show what holds now: problem, baseline, winner, speed-up, error, share of the limit."""
     from autotune.cli import output
-    from autotune.cli.winners import as_row, winners_table
     from autotune.store import read_history
+    from autotune.store.listing import speedups, winner_rows
 
     with read_history() as reader:
-        decisions = reader.decisions(workload=workload, device=device, stack=stack, state="current")
-    winners = [decision.winner for decision in decisions]
+        filters: dict[str, Any] = {
+            "workload": workload,
+            "device": options.digest(reader, "device", device),
+            "stack": options.digest(reader, "stack", stack),
+            "objective": objective,
+            "search": search,
+            "state": "current",
+        }
+        winners = winner_rows(reader, **filters, order=sort, descending=reverse, limit=limit)
+        gains = speedups(reader, **filters)
     if json:
-        output.print_json([as_row(winner) for winner in winners])
+        output.print_json([_as_row(winner) for winner in winners])
+    elif csv:
+        output.print_csv([_flat(winner) for winner in winners])
     elif winners:
-        output.console.print(winners_table(winners))
+        output.console.print(_table(winners, gains))
     else:
         output.console.print("nothing is decided yet; 'autotune tune' decides")
+
+
+def _as_row(winner: WinnerRow) -> dict[str, Any]:
+    """A winner for programs."""
+    return {
+        "workload": winner.workload,
+        "problem": winner.dimensions,
+        "objective": winner.objective,
+        "device": winner.device,
+        "stack": winner.stack,
+        "configuration": winner.configuration,
+        "is_baseline": winner.is_baseline,
+        "latency_ns": winner.latency_ns,
+        "baseline_ns": winner.baseline_ns,
+        "speedup": {"ratio": winner.speedup, "low": winner.speedup_low, "high": winner.speedup_high},
+        "error": winner.error,
+        "baseline_error": winner.baseline_error,
+        "memory_bytes": winner.memory_bytes,
+        "limit_share": winner.limit_share,
+        "decided_at": winner.decided_at,
+    }
+
+
+def _flat(winner: WinnerRow) -> dict[str, Any]:
+    row = {**_as_row(winner), "problem": winner.problem, "speedup": winner.speedup}
+    return {**row, "speedup_low": winner.speedup_low, "speedup_high": winner.speedup_high}
+
+
+def _table(winners: list[WinnerRow], gains: list[float]) -> Any:
+    from autotune.cli import output
+    from autotune.cli.winners import compared_by
+    from autotune.space.problem import Problem
+    from autotune.store.records import Interval
+
+    others = any(winner.objective != "latency" for winner in winners)
+    table = output.table(
+        "problem",
+        *(["compared by"] if others else []),
+        "baseline",
+        "winner",
+        "latency",
+        "speed-up",
+        "error",
+        "limit",
+        right=("baseline", "latency", "error", "limit"),
+    )
+    for winner in winners:
+        kept = "baseline kept" if winner.is_baseline else output.configuration(winner.configuration)
+        table.add_row(
+            output.problem(Problem(winner.workload, winner.dimensions)),
+            *([compared_by(winner.objective)] if others else []),
+            output.latency(winner.baseline_ns),
+            kept,
+            output.latency(winner.latency_ns if winner.objective == "latency" else winner.proof_ns),
+            output.speedup(Interval(winner.speedup, winner.speedup_low, winner.speedup_high)),
+            output.error(winner.error),
+            output.share(winner.limit_share),
+        )
+    mean = math.exp(math.fsum(map(math.log, gains)) / len(gains))
+    shown = "" if len(winners) == len(gains) else f"; {len(winners)} shown, see --limit and --sort"
+    table.caption = f"geometric-mean speed-up {mean:.2f}x over {len(gains)} problems{shown}"
+    table.caption_justify = "left"
+    return table

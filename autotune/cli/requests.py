@@ -7,8 +7,8 @@ import time
 from autotune.cli import options
 
 
-def requests(json: options.Json = False) -> None:
-    """List what waits to be tuned, the next first, and the requests behind it."""
+def requests(json: options.Json = False, csv: options.Csv = False) -> None:
+    """List what waits to be tuned, the next first, and the requests behind it; as CSV the requests alone."""
     from autotune.cli import output
     from autotune.cli.status import problem_text
     from autotune.daemon.control import Requests, ask
@@ -16,6 +16,9 @@ def requests(json: options.Json = False) -> None:
     told = ask(Requests())
     if json:
         output.print_json(told)
+        return
+    if csv:
+        output.print_csv(told["requests"])
         return
     waiting = output.table("device", "problem", "why", "budget", right=("budget",))
     for item in told["agenda"]:

@@ -18,6 +18,7 @@ def rollback(
     reason: Annotated[str, typer.Option("--reason", help="Why; kept in the history.")] = "",
     list_: Annotated[bool, typer.Option("--list", help="Show generations instead.")] = False,
     json: options.Json = False,
+    csv: options.Csv = False,
 ) -> None:
     """Publish an earlier generation again, under a new number; winners since then are withdrawn.
 
@@ -33,11 +34,14 @@ def rollback(
         if json:
             output.print_json(found)
             return
+        if csv:
+            output.print_csv(output.as_rows(found))
+            return
         table = output.table(
             "generation", "published", "choices", "kept", "reason", right=("generation", "choices")
         )
         for one in found:
-            kept = "pinned" if one.pin_reason is not None else "yes" if one.kept else "no"
+            kept = f"pinned: {one.pin_reason}" if one.pin_reason is not None else "yes" if one.kept else "no"
             table.add_row(
                 str(one.number), output.moment(one.published_at), str(one.choices), kept, one.reason
             )

@@ -55,7 +55,7 @@ def _view(told: dict[str, Any]) -> RenderableType:
     from autotune.cli import output
 
     parts: list[RenderableType] = [
-        f"autotune {told['version']}, process {told['pid']}, up {_duration(told['uptime_seconds'])}, "
+        f"autotune {told['version']}, process {told['pid']}, up {duration(told['uptime_seconds'])}, "
         f"history in {told['state_dir']}"
     ]
     for device in told["devices"]:
@@ -69,7 +69,7 @@ def _view(told: dict[str, Any]) -> RenderableType:
 
 
 def _device(device: dict[str, Any]) -> list[RenderableType]:
-    since = _duration(time.time() - device["since"])
+    since = duration(time.time() - device["since"])
     parts: list[RenderableType] = [
         f"{device['device']} ({device['name']}): {device['state']} for {since}: {device['reason']}"
     ]
@@ -106,7 +106,7 @@ def _lease(lease: dict[str, Any]) -> str:
     if process is not None:
         ends = f"while process {process} lives"
     elif left is not None:
-        ends = f"for another {_duration(left)}"
+        ends = f"for another {duration(left)}"
     why = f" ({lease['reason']})" if lease["reason"] else ""
     return f"lease {lease['lease']} on {lease['device']}, {ends}{why}"
 
@@ -116,7 +116,8 @@ def problem_text(item: dict[str, Any]) -> str:
     return " ".join([item["workload"], *(f"{name}={value}" for name, value in item["problem"].items())])
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A duration in the unit that fits: `3 h`."""
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

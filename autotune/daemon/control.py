@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from typing import Any
 
 import msgspec
@@ -95,7 +96,21 @@ class Rollback(_Question, frozen=True):
     reason: str = ""
 
 
-Question = Status | Requests | Pause | Resume | Ask | Rollback
+class Pin(_Question, frozen=True):
+    """Keep a generation's file for good, or let it go again.
+
+    Attributes:
+        state_dir: the state folder that is meant; a daemon of another one refuses.
+        generation: its number.
+        reason: why it is kept; None to let it go.
+    """
+
+    state_dir: str
+    generation: int
+    reason: str | None = None
+
+
+Question = Status | Requests | Pause | Resume | Ask | Rollback | Pin
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -119,8 +134,12 @@ def socket_path() -> str:
     return os.path.join(paths.runtime_dir(), SOCKET_NAME)
 
 
-def ask(question: Question) -> Any:
+def ask(question: Question, patience_seconds: float | None = None) -> Any:
     """What the daemon answers.
+
+    Args:
+        question: to ask.
+        patience_seconds: after which it is given up; None to wait as long as it takes.
 
     Raises:
         NoDaemonError: none listens.
@@ -129,6 +148,11 @@ def ask(question: Question) -> Any:
     """
     path = socket_path()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        if patience_seconds is not None:
+            # The frames are read from the descriptor, which Python's own timeout does not reach.
+            wait = struct.pack("ll", int(patience_seconds), int(patience_seconds % 1 * 1e6))
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                connection.setsockopt(socket.SOL_SOCKET, option, wait)
         try:
             connection.connect(path)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):

@@ -12,6 +12,7 @@ from autotune.daemon.lease import ALL
 from autotune.daemon.report import requests_report, status_report
 from autotune.errors import StateDirError, UnknownNameError, UsageError
 from autotune.store.rollback import rollback
+from autotune.store.snapshot import pin, unpin
 
 if TYPE_CHECKING:
     from autotune.daemon.control_server import Connection
@@ -51,6 +52,9 @@ class Questions:
                 connection.answer({"asked": self._ask(question)})
             case control.Rollback():
                 connection.answer({"generation": self._roll_back(question, connection)})
+            case control.Pin():
+                self._pin(question, connection)
+                connection.answer({"generation": question.generation})
 
     def _pause(self, question: control.Pause, connection: Connection) -> None:
         covered = self._covered(question.device)
@@ -118,9 +122,7 @@ class Questions:
 
     def _roll_back(self, question: control.Rollback, connection: Connection) -> int:
         """Publish an earlier generation again; what it withdraws is tuned again when that is due."""
-        ours = os.path.realpath(paths.state_dir())
-        if os.path.realpath(question.state_dir) != ours:
-            raise UsageError(f"the daemon keeps the history in {ours}, not the one in {question.state_dir}")
+        _check_ours(question.state_dir)
         archive = self._service.archive
         try:
             number = rollback(archive.require(), question.generation, question.reason)
@@ -131,3 +133,25 @@ class Questions:
         logger.info("rolled back", extra=told)
         self._service.history_renewed()
         return number
+
+    def _pin(self, question: control.Pin, connection: Connection) -> None:
+        """Keep a generation for good, or let it go."""
+        _check_ours(question.state_dir)
+        archive = self._service.archive
+        try:
+            if question.reason is None:
+                unpin(archive.require(), question.generation)
+            else:
+                pin(archive.require(), question.generation, question.reason)
+        except StateDirError as error:
+            archive.unwritten(error)
+            raise
+        done = "unpinned" if question.reason is None else "pinned"
+        told = {"generation": question.generation, "user": connection.peer.user, "why": question.reason or ""}
+        logger.info("generation %s", done, extra=told)
+
+
+def _check_ours(state_dir: str) -> None:
+    ours = os.path.realpath(paths.state_dir())
+    if os.path.realpath(state_dir) != ours:
+        raise UsageError(f"the daemon keeps the history in {ours}, not the one in {state_dir}")

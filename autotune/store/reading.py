@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from autotune.errors import UnknownNameError
+from autotune.store import ordering
 from autotune.store.database import CONTENT_ERRORS, damaged, told
 from autotune.store.encoding import (
     choice_of,
@@ -19,6 +20,7 @@ from autotune.store.encoding import (
     study_of,
     trial_of,
 )
+from autotune.store.ordering import ordered_by
 from autotune.store.records import QUARANTINING, Verdict
 
 if TYPE_CHECKING:
@@ -71,13 +73,17 @@ class HistoryReader:
         dimensions: Mapping[str, int | str] | None = None,
         device: str | None = None,
         stack: str | None = None,
+        objective: str | None = None,
         state: str | None = None,
         verdict: Verdict | None = None,
         since: float | None = None,
+        until: float | None = None,
+        order: str = "started",
+        descending: bool = False,
         limit: int = 100,
         offset: int = 0,
     ) -> list[StudyEntry]:
-        """Studies, the latest first.
+        """Studies, the latest first unless asked otherwise.
 
         Args:
             workload: its name.
@@ -85,11 +91,18 @@ class HistoryReader:
             dimensions: some of the problem's dimensions, with their values.
             device: its digest.
             stack: its digest.
+            objective: its name.
             state: `running`, `ended` or `interrupted`.
             verdict: that at least one trial ended with.
             since: seconds since the epoch that they started at or after.
+            until: seconds since the epoch that they started before.
+            order: a key of `ordering.STUDIES`.
+            descending: the other way round.
             limit: how many at most.
             offset: how many to pass over.
+
+        Raises:
+            UnknownNameError: there is no such order.
         """
         where, values = _where(
             {
@@ -97,14 +110,21 @@ class HistoryReader:
                 "s.problem = ?": problem,
                 "s.device = ?": device,
                 "s.stack = ?": stack,
+                "s.objective = ?": objective,
                 "s.state = ?": state,
                 "s.started_at >= ?": since,
+                "s.started_at < ?": until,
                 "EXISTS (SELECT 1 FROM trial t WHERE t.study = s.id AND t.verdict = ?)": verdict,
             },
             dimensions or {},
         )
-        newest = f"{_STUDY} {where} ORDER BY s.started_at DESC, s.id DESC LIMIT ? OFFSET ?"
-        return self.records(study_of, newest, *values, limit, offset)
+        by = ordered_by(ordering.STUDIES, order, descending)
+        # Numbers first: the trials of all the others are then not counted.
+        wanted = f"SELECT s.id FROM study s {where} ORDER BY {by} LIMIT ? OFFSET ?"
+        page = (
+            f"WITH wanted AS MATERIALIZED ({wanted}) {_STUDY} JOIN wanted ON wanted.id = s.id ORDER BY {by}"
+        )
+        return self.records(study_of, page, *values, limit, offset)
 
     def study(self, study_id: int) -> StudyEntry:
         """One study.

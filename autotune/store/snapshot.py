@@ -99,10 +99,11 @@ def is_stale(history: HistoryReader) -> bool:
     return bool(history.rows("SELECT stale FROM publication")[0][0])
 
 
-def generations(history: HistoryReader, *, limit: int = 100) -> list[Generation]:
+def generations(history: HistoryReader, *, limit: int = 100, offset: int = 0) -> list[Generation]:
     """Published generations, the newest first."""
-    kept = generation_files(history.state)
-    rows = history.rows("SELECT * FROM generation ORDER BY number DESC LIMIT ?", limit)
+    kept = set(generation_files(history.state))
+    newest = "SELECT * FROM generation ORDER BY number DESC LIMIT ? OFFSET ?"
+    rows = history.rows(newest, limit, offset)
     return [Generation(**dict(row), kept=row["number"] in kept) for row in rows]
 
 

@@ -1,0 +1,281 @@
+"""A history of a million trials: what every command and page takes, look-ups, publishing, and bytes a trial.
+
+    python benchmarks/history_scale.py                       # a million of 10,000 problems, some minutes
+    python benchmarks/history_scale.py --trials 20000 --problems 200
+
+Exits 1 when anything is over its limit. A page is asked for three times, the best counts: the first reads the
+file into the page cache. A command is run as its user runs it, its interpreter's start included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from autotune.space.problem import Problem  # noqa: E402
+from autotune.store import open_history  # noqa: E402
+from autotune.store.encoding import choice_columns, trial_columns, winner_columns  # noqa: E402
+from autotune.store.history import insert, mark_stale  # noqa: E402
+from autotune.store.records import Verdict  # noqa: E402
+from tests.store.factories import (  # noqa: E402
+    CPU,
+    EPOCH,
+    SPACE,
+    STACK,
+    choice,
+    measurement,
+    record_host,
+    trial,
+)
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+    from autotune.store import History
+
+PAGE_SECONDS = 0.3
+COMMAND_SECONDS = 3.0
+PUBLISH_SECONDS = 0.2
+LOOKUP_SECONDS = 5e-3
+WORKLOADS = ("linear", "attention", "fused_moe", "mla_decode", "rms_norm")
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+TRIES = 3
+
+PAGES = (
+    "/",
+    "/workload",
+    "/workload?name=linear",
+    "/workload?name=linear&sort=speedup&page=10",
+    "/workload?sort=latency",
+    "/workload?search=m=64",
+    "/trade-offs",
+    "/winner/7",
+    "/studies",
+    "/studies?page=90",
+    "/studies?verdict=wrong",
+    "/studies?sort=trials",
+    "/studies?sort=best",
+    "/study/7",
+    "/study/7/trial/3",
+    "/generations",
+    "/generation/2",
+    "/plot/speedups",
+    "/workload/plot/sizes?name=linear",
+    "/winner/7/plot/front",
+    "/study/7/plot/convergence",
+    "/study/7/plot/parallel?implementation=torch",
+    "/study/7/plot/importance?implementation=torch",
+    "/study/7/plot/slices?implementation=torch",
+    "/study/7/plot/verdicts",
+)
+COMMANDS = (
+    ("history",),
+    ("history", "linear", "-p", "m=16"),
+    ("history", "--verdict", "wrong"),
+    ("history", "--sort", "best"),
+    ("show", "7"),
+    ("show", "7/3"),
+    ("report",),
+    ("report", "--sort", "speedup"),
+    ("compare", "7", "8"),
+    ("compare", "generation:1", "generation:2"),
+    ("diff",),
+    ("rollback", "--list"),
+)
+
+
+def problem_of(number: int) -> Problem:
+    """The problem of that number: ten sizes of each shape."""
+    workload = WORKLOADS[number // len(SIZES) % len(WORKLOADS)]
+    size, shape = SIZES[number % len(SIZES)], 1024 + 64 * (number // (len(SIZES) * len(WORKLOADS)))
+    return Problem(workload, {"m": size, "n": shape, "k": 2048, "dtype": "bfloat16"}, nearest=("m",))
+
+
+def generate(folder: str, trials: int, problems: int) -> None:
+    """Make the history: as many trials for every problem, one winner with one alternative each."""
+    each = max(1, trials // problems)
+    with open_history(folder) as history:
+        record_host(history)
+        history.connection.execute("PRAGMA synchronous = OFF")
+        templates = [trial_columns(0, _trial(number)) for number in range(each)]
+        for first in range(0, problems, 500):
+            with history.writing() as connection:
+                for number in range(first, min(first + 500, problems)):
+                    _study(connection, number, templates)
+                mark_stale(connection)
+            print(f"\r{min(first + 500, problems):,} of {problems:,} problems", end="", file=sys.stderr)
+        print(file=sys.stderr)
+        history.publish("first")
+
+
+def _trial(number: int) -> Any:
+    rng = random.Random(number)
+    verdict = rng.choices([Verdict.OK, Verdict.WRONG, Verdict.NOISY, Verdict.COMPILE_ERROR], [90, 1, 5, 4])[0]
+    measured = verdict in (Verdict.OK, Verdict.NOISY)
+    taken = measurement(rng.uniform(1e6, 4e6), 40, seed=number) if measured else None
+    settings = {"implementation": rng.choice(["torch", "native"]), "threads": rng.choice([1, 2, 4])}
+    settings |= {"tile_m": rng.choice([1, 2, 4, 8]), "tile_n": rng.choice([16, 32, 64]), "layout": "nk"}
+    return trial(number, verdict, configuration=settings, measurement=taken)
+
+
+def _study(connection: sqlite3.Connection, number: int, templates: list[dict[str, Any]]) -> None:
+    problem = problem_of(number)
+    named = {"workload": problem.workload, "problem": problem.key, "device": CPU, "stack": STACK}
+    dimensions = winner_columns_of(problem)["dimensions"]
+    row = {**named, "dimensions": dimensions, "objective": "latency", "space": SPACE, "seed": 0}
+    row |= {"space_facts": "{}", "state": "ended", "started_at": EPOCH + number}
+    study = insert(connection, "study", {**row, "ended_at": EPOCH + number + 60, "end_reason": "budget"})
+    columns = list(max(templates, key=len))
+    marks = ", ".join("?" * len(columns))
+    names = ", ".join(columns)
+    connection.executemany(
+        f"INSERT INTO trial({names}) VALUES ({marks})",
+        [tuple(study if name == "study" else one.get(name) for name in columns) for one in templates],
+    )
+    won = {**winner_columns_of(problem), "study": study, "state": "current"}
+    moments = {"decided_at": EPOCH + number, "changed_at": EPOCH + number}
+    winner = insert(connection, "winner", {**won, **moments})
+    for rank, latency in ((0, 4e5 + number), (1, 3e5 + number)):
+        insert(connection, "choice", choice_columns(winner, choice(rank, latency)))
+
+
+def winner_columns_of(problem: Problem) -> dict[str, Any]:
+    """The row of a winner of a problem."""
+    from autotune.store.records import Winner
+
+    return winner_columns(
+        Winner(
+            problem.workload,
+            problem.key,
+            problem.dimensions,
+            problem.neighbourhood,
+            CPU,
+            STACK,
+            "latency",
+            SPACE,
+            0.002,
+            (),
+            EPOCH,
+        )
+    )
+
+
+def publishing_seconds(history: History) -> Iterator[float]:
+    """What publishing takes after one more decision, each time."""
+    for number in range(TRIES):
+        with history.writing() as connection:
+            connection.execute("UPDATE winner SET decided_at = decided_at + 1 WHERE id = ?", (number + 1,))
+            mark_stale(connection)
+        started = time.perf_counter()
+        history.publish(f"again {number}")
+        yield time.perf_counter() - started
+
+
+def lookup_seconds(folder: str) -> float:
+    """The first look-up of a process, opening the snapshot included."""
+    script = (
+        "import time, autotune\n"
+        "started = time.perf_counter()\n"
+        "autotune.get_best_config('linear', m=16, n=1024, k=2048)\n"
+        "print(time.perf_counter() - started)\n"
+    )
+    environment = {**os.environ, "AUTOTUNE_STATE_DIR": folder}
+    taken = [
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script],
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for _ in range(TRIES)
+    ]
+    return min(map(float, taken))
+
+
+def command_seconds(folder: str, words: tuple[str, ...]) -> float:
+    """A command, its interpreter's start included."""
+    taken = []
+    for _ in range(2):
+        started = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "autotune", *words],
+            env={**os.environ, "AUTOTUNE_STATE_DIR": folder},
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def page_seconds(site: str, path: str) -> float:
+    """A page or a figure, as a browser asks for it."""
+    taken = []
+    for _ in range(TRIES):
+        started = time.perf_counter()
+        with urllib.request.urlopen(site + path) as answer:
+            answer.read()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def measure(folder: str, trials: int) -> bool:
+    """Measure everything and print it; whether all is within its limit."""
+    path = os.path.join(folder, "history.db")
+    print(f"file {os.path.getsize(path) / 2**20:.0f} MiB, {os.path.getsize(path) / trials:.0f} bytes a trial")
+    print(f"snapshot {os.path.getsize(os.path.join(folder, 'best.db')) / 2**20:.1f} MiB")
+    rows: list[tuple[str, float, float]] = []
+    with open_history(folder) as history:
+        rows.append(("publishing after a decision", min(publishing_seconds(history)), PUBLISH_SECONDS))
+    rows.append(("first look-up of a process", lookup_seconds(folder), LOOKUP_SECONDS))
+    rows += [(f"autotune {' '.join(w)}", command_seconds(folder, w), COMMAND_SECONDS) for w in COMMANDS]
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "autotune", "web", "--port", port]
+    environment = {**os.environ, "AUTOTUNE_STATE_DIR": folder}
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            site = server.stdout.readline().strip().rstrip("/") if server.stdout else ""
+            rows += [(path, page_seconds(site, path), PAGE_SECONDS) for path in PAGES]
+        finally:
+            server.terminate()
+    for name, taken, limit in rows:
+        over = "  OVER" if taken > limit else ""
+        print(f"{1e3 * taken:9.1f} ms of {1e3 * limit:6.0f}  {name}{over}")
+    return all(taken <= limit for _, taken, limit in rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=1_000_000)
+    parser.add_argument("--problems", type=int, default=10_000)
+    parser.add_argument("--folder", help="where to make it, or where it is already")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="autotune-scale-") as temporary:
+        folder = given.folder or temporary
+        if not os.path.exists(os.path.join(folder, "history.db")):
+            started = time.perf_counter()
+            generate(folder, given.trials, given.problems)
+            print(f"made in {time.perf_counter() - started:.0f} s", file=sys.stderr)
+        return 0 if measure(folder, given.trials) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
