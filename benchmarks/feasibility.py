@@ -1,12 +1,12 @@
 """How many configurations that a space declares valid for a GPU the compiler rejects, without having the GPU.
 
-    python benchmarks/feasibility.py [--device nvidia-h200 ...] [--workload linear ...] [--sample 40] [--seed 0]
+    python benchmarks/feasibility.py [--device nvidia-h200 ...] [--workload linear ...] [--sample 40]
 
 For every device named, every problem below and every implementation with kernels of our own, configurations
-are drawn at random from the valid ones and compiled for the device's compute capability. Printed: points of the
-implementation, those that the declared constraints leave, how many were compiled, how many of them cannot run
-and why, and how many have threads that spill registers. A configuration that cannot run although it is valid
-is one that a constraint in `search_spaces/` should rule out.
+are drawn at random from the valid ones and compiled for the device's compute capability. Printed: points of
+the implementation, those that the declared constraints leave, how many were compiled, how many of them cannot
+run and why, and how many have threads that spill registers. A configuration that cannot run although it is
+valid is one that a constraint in `search_spaces/` should rule out.
 """
 
 from __future__ import annotations
@@ -61,9 +61,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     started, rejected = time.monotonic(), 0
-    print(
-        f"{'device':17} {'implementation':17} {'points':>9} {'valid':>7} {'compiled':>8} {'rejected':>8} {'spill':>6}"
-    )
+    numbers = f"{'points':>9} {'valid':>7} {'compiled':>8} {'rejected':>8} {'spill':>6}"
+    print(f"{'device':17} {'implementation':17} {numbers}")
     try:
         for name in options.device:
             for workload in options.workload:
