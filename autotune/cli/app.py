@@ -12,9 +12,9 @@ from autotune.cli.daemon import daemon
 from autotune.cli.database import app as database
 from autotune.cli.diff import diff
 from autotune.cli.doctor import doctor
+from autotune.cli.explain import explain
 from autotune.cli.export import app as export
 from autotune.cli.export import importing
-from autotune.cli.explain import explain
 from autotune.cli.fingerprint import fingerprint
 from autotune.cli.history import history, show
 from autotune.cli.lease import lease, pause, resume

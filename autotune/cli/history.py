@@ -236,6 +236,11 @@ def _print_trial(study: StudyEntry, trial: Trial) -> None:
         "measuring": f"{trial.measure_seconds:.2f} s",
         "started": output.moment(trial.started_at),
     }
+    for kernel in trial.kernels:
+        spilt = f", {kernel.local_bytes} B spilt a thread" if kernel.local_bytes else ""
+        shared = f"{output.size(kernel.shared_bytes)} of shared memory"
+        needs = f"{kernel.threads} threads, {kernel.registers} registers, {shared}{spilt}"
+        facts[f"kernel {kernel.name}"] = needs
     measured = trial.measurement
     if measured and measured.samples_ns:
         facts |= {

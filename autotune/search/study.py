@@ -33,10 +33,10 @@ from autotune.search.final import (
 from autotune.search.objective import objective_named
 from autotune.search.proposals import Proposals
 from autotune.search.stages import Stages
-from autotune.store.records import Trial, Verdict
+from autotune.store.records import Feasibility, Trial, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from autotune.search.sampler.prior import PriorStudy
     from autotune.space.searchspace import SearchSpace
@@ -71,6 +71,8 @@ class Study:
         worker: where trials run; owned by the caller.
         history: where trials are recorded.
         budget: what it may spend.
+        target: facts of the GPU that kernels are compiled for ahead of their trials, which rules out what
+            cannot run there; None where trials tell, as on a CPU.
         hints: configurations to try first, e.g. winners of neighbouring sizes; those outside the space are
             passed over.
         prior: what earlier studies of this problem's neighbourhood found; the search starts from it.
@@ -89,6 +91,7 @@ class Study:
         history: Recorder,
         budget: Budget,
         *,
+        target: Mapping[str, Any] | None = None,
         hints: Sequence[Configuration] = (),
         prior: Sequence[PriorStudy] = (),
         rules: Rules | None = None,
@@ -101,6 +104,7 @@ class Study:
         self.worker = worker
         self.history = history
         self.budget = budget
+        self.target = target
         self.hints = hints
         self.prior = prior
         self.rules = rules or Rules()
@@ -202,11 +206,13 @@ class Study:
         for quarantined in self._quarantined():
             proposals.learn(quarantined, None)
         proposals.first(self.hints)
-        fresh = 0
-        waiting: deque[tuple[Configuration, float]] = deque()
+        fresh = ruled_out = 0
+        waiting: deque[tuple[Configuration, Feasibility]] = deque()
         while True:
             spent = self.progress.elapsed_seconds > self.budget.seconds * (1 - self.budget.final_share)
-            if (spent and fresh >= LEAST_TRIALS) or self.budget.seconds_left < self._final_seconds():
+            if (
+                spent and fresh + ruled_out >= LEAST_TRIALS
+            ) or self.budget.seconds_left < self._final_seconds():
                 return "budget"
             if self.budget.trials is not None and fresh >= self.budget.trials:
                 return "trials"
@@ -218,31 +224,52 @@ class Study:
                 return "exhausted"
             if proposals.are_improbable and fresh >= LEAST_TRIALS:
                 return "improbable"
-            trial = self._try(*waiting.popleft())
+            configuration, feasibility = waiting.popleft()
+            if feasibility.infeasible:
+                proposals.learn_trial(self._rule_out(configuration, feasibility))
+                ruled_out += 1
+                continue
+            trial = self._try(configuration, feasibility)
             proposals.learn_trial(trial)
             fresh += 1
             if trial.verdict is Verdict.PREEMPTED and self._must_decide_if_rebuilt():
                 return "budget"
 
-    def _compiled_ahead(self, proposals: Proposals, most: float) -> list[tuple[Configuration, float]]:
-        """The next configurations, each with the seconds that compiling it took.
+    def _compiled_ahead(self, proposals: Proposals, most: float) -> list[tuple[Configuration, Feasibility]]:
+        """The next configurations, each with what compiling it showed.
 
         On a CPU the compiler and the kernels share the cores, so a batch is compiled on all of them while
-        nothing is timed, and tried afterwards.
+        nothing is timed, and tried afterwards. For a GPU even a single one is compiled before it is tried:
+        the device is not touched for what cannot run on it.
         """
         assert self.prepared is not None, "searched after preparation"
         size = int(min(most, self.prepared.compilers, MOST_AHEAD)) if self._compiles_ahead else 1
         asked = [proposals.ask() for _ in range(max(size, 1))]
         batch = [configuration for configuration in asked if configuration is not None]
-        seconds = [0.0] * len(batch)
-        if len(batch) > 1:
+        found = [Feasibility()] * len(batch)
+        if len(batch) > 1 or (batch and self.target is not None and self._compiles_ahead):
             with self._trial_deadline():
                 try:
-                    seconds = self.worker.compile(batch)
+                    found = self.worker.compile(batch, self.target)
                 except TrialError:
                     # Whose fault it was shows when each is built on its own.
                     self._compiles_ahead = False
-        return list(zip(batch, seconds, strict=True))
+        return list(zip(batch, found, strict=True))
+
+    def _rule_out(self, configuration: Configuration, feasibility: Feasibility) -> Trial:
+        """Record a configuration that cannot run on the device; it is not tried."""
+        trial = Trial(
+            len(self._trials),
+            configuration,
+            Verdict.INFEASIBLE,
+            "feasibility",
+            feasibility.infeasible,
+            compile_seconds=feasibility.seconds,
+            started_at=time.time(),
+            kernels=feasibility.kernels,
+        )
+        self._record(trial)
+        return trial
 
     @contextmanager
     def _trial_deadline(self) -> Iterator[None]:
@@ -262,7 +289,7 @@ class Study:
             key.device, key.stack, key.workload, key.problem, allowed_error=self.allowed_error
         )
 
-    def _try(self, configuration: Configuration, compiled_seconds: float) -> Trial:
+    def _try(self, configuration: Configuration, feasibility: Feasibility) -> Trial:
         """Run one configuration through the stages and record how it ended."""
         number = len(self._trials)
         outcome: dict[str, Any] = {"stage": self._enter("compile", configuration)}
@@ -277,7 +304,7 @@ class Study:
             self._record(Trial(number, configuration, Verdict.PREEMPTED, outcome["stage"], "interrupted"))
             raise
         measure_seconds = time.monotonic() - started - outcome.get("compile_seconds", 0.0)
-        outcome["compile_seconds"] = outcome.get("compile_seconds", 0.0) + compiled_seconds
+        outcome["compile_seconds"] = outcome.get("compile_seconds", 0.0) + feasibility.seconds
         trial = Trial(
             number,
             configuration,
@@ -285,6 +312,7 @@ class Study:
             reason=reason,
             measure_seconds=measure_seconds,
             started_at=started_at,
+            kernels=feasibility.kernels,
             **outcome,
         )
         self._record(trial)

@@ -169,6 +169,7 @@ class Tuner:
             self.worker,
             self.history,
             budget,
+            target=self.device.facts if self.device.facts.get("compute_capability") else None,
             hints=[*candidates, *hints[:MOST_HINTS]],
             prior=prior,
             rules=self.rules,

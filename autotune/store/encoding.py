@@ -12,6 +12,7 @@ import msgspec
 from autotune.store.entries import Decision, DeviceEntry, Event, StackEntry, Standing, StudyEntry
 from autotune.store.records import (
     Choice,
+    CompiledKernel,
     Configuration,
     Interval,
     Measurement,
@@ -77,6 +78,7 @@ def trial_columns(study: int, trial: Trial) -> Columns:
         "measure_seconds": trial.measure_seconds,
         "started_at": trial.started_at,
         "p50_ns": _p50(trial.measurement),
+        "kernels": msgspec.json.encode(trial.kernels).decode() if trial.kernels else None,
         **_measurement_columns(trial.measurement),
     }
 
@@ -95,6 +97,7 @@ def trial_of(row: Row) -> Trial:
         measure_seconds=row["measure_seconds"],
         measurement=_measurement_of(row),
         started_at=row["started_at"],
+        kernels=msgspec.json.decode(row["kernels"] or "[]", type=tuple[CompiledKernel, ...]),
     )
 
 

@@ -9,9 +9,9 @@ import msgspec
 
 # msgspec evaluates the annotations when a message is first encoded or decoded.
 from autotune.measure.comparison import Comparison, Rules
-from autotune.store.records import Configuration, Measurement
+from autotune.store.records import Configuration, Feasibility, Measurement
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Raised when messages change: a worker's interpreter may hold another version of autotune."""
 
 MARKER = struct.Struct("i")
@@ -45,9 +45,14 @@ class Build(_Message, frozen=True):
 
 
 class Compile(_Message, frozen=True):
-    """Compile what configurations will need, side by side, for a build to find."""
+    """Compile what configurations will need, side by side, for a build to find.
+
+    Attributes:
+        target: facts of the GPU that Triton kernels are compiled for; None where there are only C++ kernels.
+    """
 
     configurations: tuple[Configuration, ...]
+    target: dict[str, Any] | None = None
 
 
 class Check(_Message, frozen=True):
@@ -136,9 +141,9 @@ class Built(_Message, frozen=True):
 
 
 class Compiled(_Message, frozen=True):
-    """What was to be compiled is, or fails when it is built; seconds per configuration."""
+    """What was to be compiled is; a C++ kernel that does not compile says so when it is built."""
 
-    seconds: tuple[float, ...]
+    feasibilities: tuple[Feasibility, ...]
 
 
 class Checked(_Message, frozen=True):

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
         os.set_inheritable(descriptor, False)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        bench = Workbench(device, marker)
+        bench = Workbench(device, marker, modules)
         for module in modules:
             import_module(module)
     except AutotuneError as error:

@@ -25,8 +25,9 @@ from autotune.measure.memory import MemoryHeld, says_out_of_memory
 from autotune.measure.statistics import StoppingRule
 from autotune.measure.timers import garbage_collection_paused, timer_for
 from autotune.space.problem import Problem
-from autotune.store.records import Verdict
+from autotune.store.records import Feasibility, Verdict
 from autotune.worker import messages
+from autotune.worker.feasibility import CompilePool
 from autotune.worker.messages import MARKER
 from autotune.workloads.base import Workload
 from autotune.workloads.native import compile_ahead
@@ -75,10 +76,13 @@ class Workbench:
     Args:
         device: `cpu`.
         marker: descriptor of the memory file in which a comparison notes its contender.
+        modules: that register workloads.
     """
 
-    def __init__(self, device: str, marker: int) -> None:
+    def __init__(self, device: str, marker: int, modules: Sequence[str] = ()) -> None:
         self.device = device
+        self._modules = modules
+        self._pool: CompilePool | None = None
         self.spoilt = False
         self._marker = mmap.mmap(marker, MARKER.size)
         facts = cpu_facts()
@@ -109,6 +113,9 @@ class Workbench:
         start = time.perf_counter()
         self._problem = None
         self._slots, self._cases = {}, {}
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
         self._workload = workload(request.workload)
         problem = Problem(request.workload, request.dimensions, request.nearest)
         with _failing_as(Verdict.CRASHED):
@@ -121,21 +128,26 @@ class Workbench:
             cost = self._workload.cost(problem)
         seconds = time.perf_counter() - start
         compiles = type(self._workload).native_kernels is not Workload.native_kernels
-        compilers = self._threads if compiles else 1
+        compilers = self._threads if compiles or self.device != "cpu" else 1
         return messages.Prepared(cost.flops, cost.bytes, cost.dtype, seconds, compilers)
 
     def compile(self, request: messages.Compile) -> messages.Compiled:
-        """Compile the native kernels of configurations on all cores; each compiler is a process of its own.
+        """Compile the kernels of configurations on all cores; each compiler is a process of its own.
 
-        What fails is compiled again, and fails again, when its configuration is built.
+        A C++ kernel that fails is compiled again, and fails again, when its configuration is built.
         """
         problem = self._prepared()
+        if request.target is not None:
+            if self._pool is None:
+                self._pool = CompilePool(problem, request.target, self._modules)
+            return messages.Compiled(tuple(self._pool.feasibilities(request.configurations)))
         wanted = [self._workload.native_kernels(problem, each) for each in request.configurations]
         kernels = list(dict.fromkeys(kernel for each in wanted for kernel in each))
         with ThreadPoolExecutor(self._threads) as pool:
             seconds = dict(zip(kernels, pool.map(_compile, kernels), strict=True))
         # A kernel that several share is the first one's expense.
-        return messages.Compiled(tuple(sum(seconds.pop(kernel, 0.0) for kernel in each) for each in wanted))
+        each_took = [sum(seconds.pop(kernel, 0.0) for kernel in each) for each in wanted]
+        return messages.Compiled(tuple(Feasibility(seconds=took) for took in each_took))
 
     def build(self, request: messages.Build) -> messages.Built:
         """Build a configuration, first call included: what compiles lazily compiles here."""

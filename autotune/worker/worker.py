@@ -27,13 +27,13 @@ from autotune.errors import ConfigError, InternalError, TrialError, UsageError
 from autotune.fingerprint.ceilings import Ceilings
 from autotune.fingerprint.cpu import cpu_facts
 from autotune.measure.comparison import Comparison, Rules
-from autotune.store.records import Configuration, Measurement, Verdict
+from autotune.store.records import Configuration, Feasibility, Measurement, Verdict
 from autotune.worker import messages
 from autotune.worker.messages import Built, Prepared
 from autotune.worker.process import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -159,17 +159,24 @@ class Worker:
         assert self._prepared is not None, "just prepared"
         return self._prepared
 
-    def compile(self, configurations: Sequence[Configuration]) -> list[float]:
+    def compile(
+        self, configurations: Sequence[Configuration], target: Mapping[str, Any] | None = None
+    ) -> list[Feasibility]:
         """Compile what configurations will need, side by side, so that their builds take less time.
 
-        One that does not compile says so when it is built.
+        Args:
+            configurations: of the problem.
+            target: facts of the GPU that Triton kernels are compiled for, which need not be here; None
+                where only C++ kernels are to be compiled, of which one that does not compile says so when it
+                is built.
 
         Returns:
-            Seconds per configuration.
+            What compiling showed of each.
         """
         self._need_prepared()
-        request = messages.Compile(tuple(configurations))
-        return list(self._ask(request, messages.Compiled, self._limits.build).seconds)
+        request = messages.Compile(tuple(configurations), None if target is None else dict(target))
+        limit = self._limits.build * (1 if target is None else len(configurations))
+        return list(self._ask(request, messages.Compiled, limit).feasibilities)
 
     def build(
         self, slot: str, configuration: Configuration, *, slow_call_seconds: float | None = None

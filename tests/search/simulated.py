@@ -13,11 +13,11 @@ from autotune.measure.comparison import compare
 from autotune.measure.energy import of_energy
 from autotune.measure.statistics import StoppingRule
 from autotune.space import Dimension, Implementation, SpaceDeclaration
-from autotune.store.records import Configuration, Measurement, Verdict
+from autotune.store.records import Configuration, Feasibility, Measurement, Verdict
 from autotune.worker.messages import Built, Prepared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from autotune.measure.comparison import Comparison, Rules
     from autotune.space.problem import Problem
@@ -82,6 +82,7 @@ class SimulatedWorker:
         compile_seconds: what each takes; None for a compiler that hangs.
         spiky: whether one in thirty calls of a configuration takes three times as long.
         watts: what a configuration draws.
+        infeasible: why a configuration cannot run; empty where it can.
     """
 
     deadline: float | None = None
@@ -95,7 +96,11 @@ class SimulatedWorker:
         compile_seconds: float | None = 0.0,
         spiky: Callable[[Configuration], bool] = lambda _: False,
         watts: Callable[[Configuration], float] = lambda _: 100.0,
+        infeasible: Callable[[Configuration], str] = lambda _: "",
     ) -> None:
+        self._infeasible = infeasible
+        self.built: list[Configuration] = []
+        self.targets: list[Mapping[str, Any] | None] = []
         self._watts_of = watts
         self._watts: dict[str, float] = {}
         self._spiky = spiky
@@ -122,13 +127,17 @@ class SimulatedWorker:
         self._random = np.random.default_rng(seed)
         return Prepared(flops=1000, bytes=1000, dtype="float32", seconds=0.0, compilers=self._compilers)
 
-    def compile(self, configurations: Sequence[Configuration]) -> list[float]:
+    def compile(
+        self, configurations: Sequence[Configuration], target: Mapping[str, Any] | None = None
+    ) -> list[Feasibility]:
         self.compiled.append(len(configurations))
+        self.targets.append(target)
         if self._compile_seconds is None:
             raise TrialError(Verdict.HUNG, "compile: no end within 120 s")
-        return [self._compile_seconds] * len(configurations)
+        return [Feasibility(self._infeasible(each), seconds=self._compile_seconds) for each in configurations]
 
     def build(self, slot: str, configuration: Configuration, **_: Any) -> Built:
+        self.built.append(configuration)
         self._slots[slot] = self._cost(configuration, self._m)
         self._spikes[slot] = self._spiky(configuration)
         self._watts[slot] = self._watts_of(configuration)

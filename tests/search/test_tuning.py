@@ -112,10 +112,15 @@ def history(tmp_path, monkeypatch):
 
 
 def tuned(
-    history: Any, worker: Any, trials: int | None = None, objective: str = "latency", rounds: int = 40
+    history: Any,
+    worker: Any,
+    trials: int | None = None,
+    objective: str = "latency",
+    rounds: int = 40,
+    device: Any = None,
 ) -> Any:
     """Tune the simulated problem; returns the study and its winner's configuration."""
-    tuner = Tuner(history, worker, AnyDevice(), Rules(round_cap=rounds))
+    tuner = Tuner(history, worker, device or AnyDevice(), Rules(round_cap=rounds))
     problem = DECLARATION.problem({"m": 16, "n": 64})
     winner = tuner.tune(problem, Goal(objective), Budget(1e6, trials, 0.1))
     return history.studies()[0], winner.choices[0].configuration
@@ -142,6 +147,30 @@ def test_a_compiler_that_hangs_ahead_costs_no_trial(history) -> None:
     assert [4] == worker.compiled
     assert 10 == study.trials
     assert Verdict.HUNG not in {trial.verdict for trial in history.trials(study.id)}
+
+
+def test_what_cannot_run_on_a_gpu_is_never_built_and_costs_no_trial(history) -> None:
+    """It is recorded as infeasible with its reason, and the search learns of it."""
+
+    def infeasible(configuration: dict[str, Any]) -> str:
+        return "needs too much" if configuration.get("columns", 0) > 32 else ""
+
+    worker = SimulatedWorker(compilers=4, infeasible=infeasible)
+    gpu = AnyDevice(facts={**AnyDevice().facts, "kind": "cuda", "compute_capability": 90})
+    study, best = tuned(history, worker, trials=12, device=gpu)
+    trials = history.trials(study.id)
+    ruled_out = [trial for trial in trials if trial.verdict is Verdict.INFEASIBLE]
+    assert {("feasibility", "needs too much")} == {(trial.stage, trial.reason) for trial in ruled_out}
+    assert 12 == len(trials) - len(ruled_out)
+    assert not [each for each in worker.built if infeasible(each)]
+    assert "" == infeasible(best)
+    assert {90} == {target["compute_capability"] for target in worker.targets}
+
+
+def test_on_a_cpu_no_kernels_are_compiled_for_a_gpu(history) -> None:
+    worker = SimulatedWorker(compilers=4)
+    tuned(history, worker, trials=4)
+    assert {None} == set(worker.targets)
 
 
 def test_the_tail_is_an_objective_of_its_own(history) -> None:
