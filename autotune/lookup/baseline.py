@@ -39,7 +39,9 @@ def baseline(problem: Problem, target: Target | None) -> dict[str, Any]:
                 from autotune.space.scalar import evaluate
 
                 facts = _facts(target) if facts is None else facts
-                configuration[name] = evaluate(value[1:], problem.dimensions, facts)
+                found = evaluate(value[1:], problem.dimensions, facts)
+                if found is not None:  # a setting that the implementation does not have on this device
+                    configuration[name] = found
             except Exception as error:
                 where = f"baseline of {problem.workload}: {name}"
                 warn_once(where, f"{where}: {error}; it is left out")

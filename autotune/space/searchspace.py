@@ -143,7 +143,9 @@ class _Resolver:
         resolved = {}
         for key, value in self.declaration.baseline.items():
             if isinstance(value, str) and value.startswith("="):
-                resolved[key] = self._scalar(self.declaration.expression(value, "baseline", key))
+                found = self._scalar(self.declaration.expression(value, "baseline", key))
+                if found is not None:
+                    resolved[key] = found
             else:
                 resolved[key] = value
         return resolved
@@ -163,6 +165,10 @@ class _Resolver:
     def values(
         self, name: str, implementation: Implementation, baseline: Mapping[str, Any]
     ) -> dict[str, tuple[Any, ...]]:
+        """The values of every setting that the implementation has here.
+
+        One whose expression gives no value is a setting of other devices, such as the threads of a CPU.
+        """
         resolved = {}
         for setting, declared in implementation.settings.items():
             values = declared
@@ -171,11 +177,14 @@ class _Resolver:
             )
             if expression:
                 values = self._scalar(expression)
+                if values == []:
+                    continue
             values = check_values(
                 values, f"{self.declaration.where or self.declaration.workload}: {name}.{setting}"
             )
             # Powers of two lack the 6 of a device with 6 cores: the baseline is always a point.
-            if baseline["implementation"] == name and expression and baseline[setting] not in values:
+            stays = expression and baseline["implementation"] == name and setting in baseline
+            if stays and baseline[setting] not in values:
                 values = (*values, baseline[setting])
             numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
             resolved[setting] = tuple(sorted(values)) if numeric else tuple(values)
@@ -190,10 +199,7 @@ class _Resolver:
             Codes of shape (valid, parameters), and after each constraint how many points of the whole product
             were left: rows times the product of what is not yet expanded.
         """
-        waiting = {
-            constraint: self.declaration.expression(text, "implementations", name, "constraints", constraint)
-            for constraint, text in implementation.constraints.items()
-        }
+        waiting = self._constraints(name, implementation, values)
         order = list(values)
         codes: Codes = np.zeros((1, 0), np.int32)
         steps: list[tuple[str, int]] = []
@@ -206,6 +212,17 @@ class _Resolver:
             if depth < len(order):
                 codes = self._expand(name, codes, len(values[order[depth]]))
         return codes, tuple(steps)
+
+    def _constraints(
+        self, name: str, implementation: Implementation, values: Mapping[str, Any]
+    ) -> dict[str, Expression]:
+        """The constraints by name, but for those on settings that the implementation does not have here."""
+        parsed = {
+            constraint: self.declaration.expression(text, "implementations", name, "constraints", constraint)
+            for constraint, text in implementation.constraints.items()
+        }
+        absent = set(implementation.settings) - set(values)
+        return {constraint: each for constraint, each in parsed.items() if not each.names & absent}
 
     def check_offered(self, baseline: Mapping[str, Any], offers: list[Offer]) -> None:
         for offer in offers:
@@ -220,10 +237,14 @@ class _Resolver:
         name = baseline["implementation"]
         implementation = self.declaration.implementations[name]
         names = {**self.problem.dimensions, **baseline}
-        for constraint, text in implementation.constraints.items():
-            expression = self.declaration.expression(text, "implementations", name, "constraints", constraint)
+        for constraint, expression in self._constraints(name, implementation, baseline).items():
             if not expression.evaluate(names, self.device):
-                return f"{self._place}: the baseline breaks {constraint!r} ({text}) for {self.problem}"
+                broken = f"{constraint!r} ({expression.text})"
+                return f"{self._place}: the baseline breaks {broken} for {self.problem}"
+        here = self.values(name, implementation, baseline)
+        for setting in sorted(set(here) ^ (set(baseline) - {"implementation"})):
+            found = "gives none" if setting in here else "gives one, but the setting is absent there"
+            return f"{self._place}: baseline.{setting} {found} on this {self.device.get('kind')} device"
         for setting, value in baseline.items():
             declared = implementation.settings.get(setting, [name])
             if not isinstance(declared, str) and value not in declared:

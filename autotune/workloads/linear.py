@@ -17,7 +17,7 @@ from autotune.errors import ProblemError, UnknownNameError
 from autotune.workloads.base import Cost, Workload
 from autotune.workloads.huge_pages import empty_in_huge_pages
 from autotune.workloads.inductor import compile_with_inductor
-from autotune.workloads.int4 import GROUP, int4_steps, pack_int4_g32, unpack_int4_g32
+from autotune.workloads.int4 import GROUP, PER_INT32, int4_steps, pack_int4_g32, unpack_int4_g32
 from autotune.workloads.linear_native import build_native, build_native_int4, native_kernel
 from autotune.workloads.linear_quantized import (
     build_int4_weight_only,
@@ -51,7 +51,13 @@ class Linear(Workload):
         n, k, dtype = problem["n"], problem["k"], _dtype(problem)
         generator = torch.Generator().manual_seed(seed)
         if problem["weight_format"] != INT4:
-            return {"weight": random_weight((n, k), k**-0.5, dtype, generator).to(device)}
+            return {"weight": random_weight((n, k), k**-0.5, dtype, generator, device)}
+        if device == "meta":
+            packed = torch.empty(n, k // PER_INT32, dtype=torch.int32, device=device)
+            return {
+                "weight_packed": packed,
+                "weight_scale": torch.empty(n, k // GROUP, dtype=dtype, device=device),
+            }
         # Packing is slow: a block of rows is packed and repeated under other scales.
         block = pack_int4_g32(random_weight((min(n, _rows_per_block(k)), k), k**-0.5, dtype, generator))
         repeats = -(-n // len(block[0]))
@@ -66,7 +72,7 @@ class Linear(Workload):
     def activations(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
         """x (m, k)."""
         generator = torch.Generator().manual_seed(seed)
-        return {"x": random_activations((problem["m"], problem["k"]), _dtype(problem), generator).to(device)}
+        return {"x": random_activations((problem["m"], problem["k"]), _dtype(problem), generator, device)}
 
     def reference(self, problem: Problem, weights: Tensors, activations: Tensors) -> torch.Tensor:
         """The product in float64 of exactly the stored weights."""
@@ -123,7 +129,8 @@ def _dense(problem: Problem, weights: Tensors, dtype: torch.dtype) -> torch.Tens
 
 def _torch(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
     """F.linear over the weight as stored (`nk`), or x @ w over its transpose (`kn`)."""
-    dtype, compute = _dtype(problem), getattr(torch, configuration["compute_dtype"])
+    dtype = _dtype(problem)
+    compute = getattr(torch, configuration.get("compute_dtype", problem["dtype"]))
     weight = _dense(problem, weights, compute)
     multiply: Callable[[torch.Tensor], torch.Tensor]
     if configuration["weight_layout"] == "kn":
@@ -131,9 +138,10 @@ def _torch(problem: Problem, configuration: Mapping[str, Any], weights: Tensors)
         multiply = partial(torch.matmul, other=transposed)
     else:
         multiply = partial(linear, weight=weight)
+    threads = configuration.get("threads")
     if compute == dtype:
-        return with_threads(multiply, configuration["threads"])
-    return with_threads(lambda x: multiply(x.to(compute)).to(dtype), configuration["threads"])
+        return with_threads(multiply, threads)
+    return with_threads(lambda x: multiply(x.to(compute)).to(dtype), threads)
 
 
 def _onednn_packed(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:

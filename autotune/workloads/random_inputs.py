@@ -16,7 +16,11 @@ NeurIPS 2022): it is what rounding activations to 8 bits suffers from."""
 
 
 def random_weight(
-    shape: tuple[int, ...], scale: float, dtype: torch.dtype, generator: torch.Generator
+    shape: tuple[int, ...],
+    scale: float,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    device: str = "cpu",
 ) -> torch.Tensor:
     """Normal random numbers of mean 0.
 
@@ -24,8 +28,17 @@ def random_weight(
         shape: of the tensor.
         scale: standard deviation.
         dtype: of the tensor.
-        generator: of the random numbers.
+        generator: of the random numbers, on the CPU, so that they are the same for every device.
+        device: of the tensor; on `meta`, where only shapes matter, nothing is drawn.
     """
+    if device == "meta":
+        return torch.empty(shape, dtype=dtype, device=device)
+    return _drawn(shape, scale, dtype, generator).to(device)
+
+
+def _drawn(
+    shape: tuple[int, ...], scale: float, dtype: torch.dtype, generator: torch.Generator
+) -> torch.Tensor:
     count = math.prod(shape)
     block = torch.randn(min(count, BLOCK), generator=generator).mul_(scale).to(dtype)
     if count <= BLOCK:
@@ -39,17 +52,20 @@ def random_weight(
 
 
 def random_activations(
-    shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator
+    shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator, device: str = "cpu"
 ) -> torch.Tensor:
     """Normal random numbers of mean 0 and deviation 1, but for the few columns that are outliers.
 
     Args:
         shape: rows and columns.
         dtype: of the tensor.
-        generator: of the random numbers.
+        generator: of the random numbers, on the CPU, so that they are the same for every device.
+        device: of the tensor; on `meta`, where only shapes matter, nothing is drawn.
     """
+    if device == "meta":
+        return torch.empty(shape, dtype=dtype, device=device)
     rows, columns = shape
     x = torch.randn(rows, columns, generator=generator)
     outliers = torch.randperm(columns, generator=generator)[: int(columns * OUTLIER_SHARE)]
     x[:, outliers] *= OUTLIER_SCALE
-    return x.to(dtype)
+    return x.to(dtype).to(device)

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from autotune.workloads.base import Kernel
 
 
-def with_threads(kernel: Kernel, threads: int) -> Kernel:
+def with_threads(kernel: Kernel, threads: int | None) -> Kernel:
     """`kernel`, run with this many intra-op threads; the process's own number holds before and after.
 
     Args:
         kernel: to run.
-        threads: at least 1.
+        threads: at least 1; None leaves them as they are, as on a GPU, where they compute nothing.
     """
+    if threads is None:
+        return kernel
 
     def run(*arguments: torch.Tensor) -> Any:
         before = torch.get_num_threads()

@@ -8,6 +8,7 @@ import sys
 import tomllib
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -335,3 +336,19 @@ def test_skimming_loads_no_parser(tmp_path):
 def test_the_problem_that_a_look_up_makes_is_the_one_a_study_is_stored_under(folders):
     given = {"dtype": "float32", "m": 3}
     assert Problem.of("toy", declared.dimensions_of("toy"), given).key == "m=3,dtype=float32"
+
+
+@pytest.mark.parametrize("device", ["x86-amx", "nvidia-h200"])
+def test_look_ups_and_search_spaces_agree_on_the_baseline_of_a_kind_of_device(device):
+    """What a CPU alone is set to is absent on a GPU."""
+    from autotune.fingerprint import device_named
+    from autotune.lookup.baseline import baseline
+    from autotune.space import SearchSpace
+    from autotune.space.declaration import load_declaration
+
+    facts = device_named(device).facts
+    declaration = load_declaration("linear")
+    problem = declaration.problem({"m": 16, "n": 64, "k": 64})
+    target = SimpleNamespace(facts=lambda: facts)
+    assert baseline(problem, target) == SearchSpace.build(declaration, problem, facts).baseline
+    assert ("threads" in baseline(problem, target)) == (facts["kind"] == "cpu")

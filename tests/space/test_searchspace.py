@@ -152,3 +152,26 @@ def test_enumeration_equals_the_filtered_product(values: list[list[int]], limit:
     rows = [pool.configuration(row) for row in range(len(pool))]
     assert expected == {(row["a"], row["b"], row["c"]) for row in rows}
     assert len(expected) == len(rows)
+
+
+BY_KIND = declare(
+    {"implementation": "plain", "threads": "=device.cores if device.kind == 'cpu' else None", "block": 16},
+    plain=Implementation(
+        parameters={"threads": "[1, 6] if device.kind == 'cpu' else []", "block": [16, 32]},
+        constraints={"alone": "threads == 1 or block == 16"},
+    ),
+)
+
+
+def test_a_setting_without_values_is_absent_and_so_are_its_constraints() -> None:
+    gpu = SearchSpace.build(BY_KIND, BY_KIND.problem({"m": 1, "k": 1}), {"kind": "cuda"})
+    expected = [{"implementation": "plain", "block": block} for block in (16, 32)]
+    assert expected == [gpu.pool.configuration(row) for row in range(len(gpu))]
+    assert {"implementation": "plain", "block": 16} == gpu.baseline
+    assert 3 == len(build(BY_KIND))
+
+
+def test_a_baseline_must_leave_out_what_is_absent() -> None:
+    wrong = declare({**BY_KIND.baseline, "threads": 1}, **BY_KIND.implementations)
+    with pytest.raises(SpaceError, match=r"baseline.threads gives one, but the setting is absent .* cuda"):
+        SearchSpace.build(wrong, wrong.problem({"m": 1, "k": 1}), {"kind": "cuda"})
