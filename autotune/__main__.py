@@ -6,4 +6,6 @@ import sys
 
 from autotune.cli import main
 
-sys.exit(main())
+# A process that compiles for the command imports this module too.
+if __name__ == "__main__":
+    sys.exit(main())

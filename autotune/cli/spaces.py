@@ -18,16 +18,27 @@ def spaces(
     problem: options.Dimensions = None,
     device: options.DeviceName = None,
     max_error: options.MaxError = None,
+    compile: Annotated[  # noqa: A002 - as the option is called
+        bool, typer.Option("--compile", help="Compile for the GPU, which need not be here: what is feasible?")
+    ] = False,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Compile this many configurations, drawn at random, not all.")
+    ] = None,
     module: options.Modules = None,
     json: options.Json = False,
 ) -> None:
     """Show search spaces: counts before and after each constraint, and why something is not offered."""
     from autotune.cli import output
+    from autotune.errors import UsageError
     from autotune.fingerprint import device_named
     from autotune.space import SearchSpace
     from autotune.workloads.registry import declaration, workload_names
 
     options.import_modules(module)
+    if sample is not None and not compile:
+        raise UsageError("--sample draws what --compile compiles; give both")
+    if compile and not (workload and problem):
+        raise UsageError("--compile needs a problem: autotune spaces linear -p m=16,n=2112,k=7168 --compile")
     if workload is None:
         declarations = [declaration(name) for name in workload_names()]
         output.print_json([_declared(d) for d in declarations]) if json else _print_list(declarations)
@@ -38,6 +49,11 @@ def spaces(
         return
     target = device_named(device)
     space = SearchSpace.build(declared, options.problem(workload, problem), target.facts, max_error)
+    if compile:
+        from autotune.cli.feasibility import compile_space
+
+        compile_space(space, target, sample, module or (), as_json=json)
+        return
     output.print_json(_enumerated(space, target)) if json else _print_space(space, declared, target)
 
 

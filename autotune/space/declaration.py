@@ -4,16 +4,19 @@
 nearest = true                          # a winner at another m is a good guess
 [baseline]                              # what the framework does untuned: a full configuration
 implementation = "torch"
-threads = "=device.cores"               # "=..." is an expression over dimensions and device facts; None: absent
+threads = "=device.cores"               # "=..." is an expression over dimensions and device facts
 [implementations.torch]
 requires = "device.kind == 'cpu'"       # offered only where this holds
 lossy = "weight_format == 'native'"     # offered only to callers who accept an error where this holds
 [implementations.torch.qualifiers]      # change numerics, memory or which kernel runs
 compute_dtype = ["bfloat16", "float32"]
-[implementations.torch.parameters]      # change only speed; an expression that gives []: absent on this device
+[implementations.torch.parameters]      # change only speed; absent where the expression gives []
 threads = "=powers_of_two(1, device.cores) if device.kind == 'cpu' else []"
 [implementations.torch.constraints]     # named expressions over all of the above
 whole_blocks = "k % block_k == 0"
+
+A setting whose expression gives [] is absent there, and constraints that name it do not apply; so is one of
+the baseline whose expression gives None.
 """
 
 from __future__ import annotations

@@ -131,6 +131,42 @@ class Proof(msgspec.Struct, frozen=True):
     baseline_joules: float | None = None
 
 
+class CompiledKernel(msgspec.Struct, frozen=True):
+    """What a GPU kernel of a configuration needs, as the compiler told it.
+
+    Attributes:
+        name: of the kernel.
+        threads: of a block.
+        shared_bytes: shared memory of a block.
+        registers: of a thread.
+        local_bytes: memory of a thread for what did not fit its registers (spills).
+        tensor_memory_bytes: of a block, on Blackwell.
+    """
+
+    name: str
+    threads: int
+    shared_bytes: int
+    registers: int
+    local_bytes: int
+    tensor_memory_bytes: int = 0
+
+
+class Feasibility(msgspec.Struct, frozen=True):
+    """What compiling a configuration showed before it was built.
+
+    Attributes:
+        infeasible: why it cannot run on the device; empty where nothing speaks against it.
+        unknown: why that cannot be told without the device; empty where it can.
+        kernels: those that were compiled.
+        seconds: what it took.
+    """
+
+    infeasible: str = ""
+    unknown: str = ""
+    kernels: tuple[CompiledKernel, ...] = ()
+    seconds: float = 0.0
+
+
 class Trial(msgspec.Struct, frozen=True):
     """One configuration tried.
 
@@ -141,6 +177,7 @@ class Trial(msgspec.Struct, frozen=True):
         error: relative error `||out - ref|| / ||ref||`, None when it never ran.
         memory_bytes: memory that the built configuration holds (packed weights, workspace), None if unknown.
         started_at: seconds since the epoch.
+        kernels: what its GPU kernels need, where they were compiled ahead.
     """
 
     number: int
@@ -154,6 +191,7 @@ class Trial(msgspec.Struct, frozen=True):
     measure_seconds: float = 0.0
     measurement: Measurement | None = None
     started_at: float = 0.0
+    kernels: tuple[CompiledKernel, ...] = ()
 
 
 class StudyKey(msgspec.Struct, frozen=True):

@@ -165,6 +165,12 @@ def _inductor(problem: Problem, configuration: Mapping[str, Any], weights: Tenso
     return compile_with_inductor(multiply_and_sum, [example], configuration["threads"])
 
 
+def _triton(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    from autotune.workloads.kernels.gemm import build_triton
+
+    return build_triton(problem, configuration, _dense(problem, weights, _dtype(problem)))
+
+
 def _native(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
     return build_native(problem, configuration, _dense(problem, weights, _dtype(problem)))
 
@@ -197,6 +203,7 @@ _BUILDERS: dict[str, Callable[[Problem, Mapping[str, Any], Tensors], Kernel]] = 
     "torch": _torch,
     "onednn_packed": _onednn_packed,
     "inductor": _inductor,
+    "triton": _triton,
     "native": _native,
     "native_int4": _native_int4,
     "int8_dynamic": _int8_dynamic,
