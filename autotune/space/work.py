@@ -80,12 +80,28 @@ def _rms_norm(p: Problem) -> Work:
     elements = p["rows"] * p["hidden"]
     adds = p["residual"] == "add"
     passes = 4 if adds else 2
-    return Work((4 + adds) * elements, (passes * elements + p["hidden"]) * BYTES[p["dtype"]])
+    flops, moved = (4 + adds) * elements, (passes * elements + p["hidden"]) * BYTES[p["dtype"]]
+    return _with_quantised_rows(p, Work(flops, moved), elements)
 
 
 def _silu_and_mul(p: Problem) -> Work:
     elements = p["rows"] * p["intermediate"]
-    return Work(5 * elements, 3 * elements * BYTES[p["dtype"]])
+    return _with_quantised_rows(p, Work(5 * elements, 3 * elements * BYTES[p["dtype"]]), elements)
+
+
+def _with_quantised_rows(p: Problem, work: Work, written: int) -> Work:
+    """The work where `quantise` asks for an output in float8 with a float32 scale for every row."""
+    if p.dimensions.get("quantise", "none") == "none":
+        return work
+    saved = written * (BYTES[p["dtype"]] - BYTES[p["quantise"]]) - p["rows"] * BYTES["float32"]
+    return Work(work.flops + 3 * written, work.bytes - saved)
+
+
+def _rope(p: Problem) -> Work:
+    heads, size = p["heads"] + p["kv_heads"], BYTES[p["dtype"]]
+    rotated = p["tokens"] * heads * p["rotary_dim"]
+    moved = 2 * p["tokens"] * heads * p["head_dim"] * size + p["tokens"] * (p["rotary_dim"] * size + 8)
+    return Work(3 * rotated, moved)
 
 
 def _fused_moe(p: Problem) -> Work:
@@ -114,4 +130,5 @@ _RULES: dict[str, Callable[[Problem], Work]] = {
     "rms_norm": _rms_norm,
     "silu_and_mul": _silu_and_mul,
     "fused_moe": _fused_moe,
+    "rope": _rope,
 }

@@ -30,6 +30,7 @@ SHIPPED = {
     "linear": "Linear",
     "mla_decode": "MlaDecode",
     "rms_norm": "RmsNorm",
+    "rope": "Rope",
     "silu_and_mul": "SiluAndMul",
 }
 """Class by workload; the module has the workload's name."""

@@ -1,7 +1,8 @@
 """`rms_norm`: y = x / sqrt(mean(x^2) + epsilon) * weight, of a sum where a residual is added first.
 
 With `residual = "add"` the inputs are x and the residual, the outputs y and their sum, which is the next
-residual (Zhang and Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019).
+residual (Zhang and Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019). With `quantise` y is in
+float8 with a scale for every row (rows, 1), which is an output after it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 
 from autotune.errors import UnknownNameError
 from autotune.workloads.base import Cost, Workload
+from autotune.workloads.float8 import FLOAT8, exact_rows, quantise_rows
 from autotune.workloads.inductor import compile_with_inductor
 from autotune.workloads.native import STORAGE_TYPES, accepted, compile_kernel
 from autotune.workloads.random_inputs import random_activations
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from autotune.space.problem import Problem
     from autotune.workloads.base import Kernel, Tensors
 
-    Output = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+    Output = torch.Tensor | tuple[torch.Tensor, ...]
 
 EPSILON = 1e-6
 """As in Llama, Qwen and DeepSeek models, give or take a power of ten; it changes neither speed nor error."""
@@ -50,41 +52,58 @@ class RmsNorm(Workload):
         generator = torch.Generator().manual_seed(seed)
         names = ("x", "residual") if problem["residual"] == "add" else ("x",)
         shape = (problem["rows"], problem["hidden"])
-        return {name: random_activations(shape, _dtype(problem), generator).to(device) for name in names}
+        return {name: random_activations(shape, _dtype(problem), generator, device) for name in names}
 
     def reference(self, problem: Problem, weights: Tensors, activations: Tensors) -> Output:
         """In float64."""
         inputs = [tensor.double() for tensor in activations.values()]
         total = sum(inputs[1:], start=inputs[0])
         y = total * torch.rsqrt(total.square().mean(-1, keepdim=True) + EPSILON) * weights["weight"].double()
-        return (y, total) if len(inputs) > 1 else y
+        normed = exact_rows(y) if _quantises(problem) else (y,)
+        return _outputs(*normed, *([total] if len(inputs) > 1 else []))
 
     def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
         """One of the implementations that `search_spaces/rms_norm.toml` declares."""
-        implementation, threads = configuration["implementation"], configuration["threads"]
-        if implementation not in _NORMS and implementation not in ("inductor", "native"):
-            raise UnknownNameError(
-                "implementation of rms_norm", implementation, [*_NORMS, "inductor", "native"]
-            )
+        implementation, threads = configuration["implementation"], configuration.get("threads")
+        if implementation not in _NORMS and implementation not in _FUSED:
+            raise UnknownNameError("implementation of rms_norm", implementation, [*_NORMS, *_FUSED])
         weight = weights["weight"]
+        if implementation == "triton":
+            from autotune.workloads.kernels.rms_norm import build_rms_norm
+
+            return build_rms_norm(problem, configuration, weight, EPSILON)
         if implementation == "native":
-            return _native(problem, weight, threads)
-        norm = _adding(_NORMS.get(implementation, _unfused), weight)
+            return _native(problem, weight, configuration["threads"])
+        norm = _adding(_NORMS.get(implementation, _unfused), weight, quantises=_quantises(problem))
         if implementation == "inductor":
-            return compile_with_inductor(norm, list(self.activations(problem, seed=0).values()), threads)
+            examples = list(self.activations(problem, seed=0).values())
+            return compile_with_inductor(norm, examples, configuration["threads"])
         return with_threads(norm, threads)
 
     def cost(self, problem: Problem) -> Cost:
         """Square, sum, scale and weigh, and add the residual; inputs, outputs and the weight once."""
         elements, added = problem["rows"] * problem["hidden"], problem["residual"] == "add"
         size = _dtype(problem).itemsize
-        moved = (4 if added else 2) * elements + problem["hidden"]
-        return Cost((5 if added else 4) * elements, moved * size, problem["dtype"])
+        inputs = (2 if added else 1) * elements + problem["hidden"]
+        outputs, flops = (elements if added else 0) * size, (5 if added else 4) * elements
+        if not _quantises(problem):
+            return Cost(flops, inputs * size + outputs + elements * size, problem["dtype"])
+        # A magnitude, a maximum and a division more; a scale for every row.
+        outputs += elements * FLOAT8.itemsize + problem["rows"] * torch.float32.itemsize
+        return Cost(flops + 3 * elements, inputs * size + outputs, problem["dtype"])
 
 
 def _dtype(problem: Problem) -> torch.dtype:
     dtype: torch.dtype = getattr(torch, problem["dtype"])
     return dtype
+
+
+def _quantises(problem: Problem) -> bool:
+    return bool(problem["quantise"] != "none")
+
+
+def _outputs(*tensors: torch.Tensor) -> Output:
+    return tensors if len(tensors) > 1 else tensors[0]
 
 
 def _unfused(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -99,18 +118,19 @@ def _fused(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 _NORMS = {"eager": _unfused, "torch": _fused}
+_FUSED = ("inductor", "native", "triton")
 
 
 def _adding(
-    norm: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], weight: torch.Tensor
+    norm: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], weight: torch.Tensor, *, quantises: bool
 ) -> Callable[..., Output]:
     """`norm` of one input, or of the sum of two, which is returned too."""
 
     def run(x: torch.Tensor, residual: torch.Tensor | None = None) -> Output:
-        if residual is None:
-            return norm(x, weight)
-        total = residual + x
-        return norm(total, weight), total
+        total = x if residual is None else residual + x
+        y = norm(total, weight)
+        normed = quantise_rows(y) if quantises else (y,)
+        return _outputs(*normed) if residual is None else _outputs(*normed, total)
 
     return run
 

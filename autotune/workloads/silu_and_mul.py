@@ -1,6 +1,7 @@
 """`silu_and_mul`: silu(x[:, :d]) * x[:, d:], the activation of a gated MLP whose two halves are one product.
 
-(Shazeer, "GLU Variants Improve Transformer", 2020: SwiGLU.)
+(Shazeer, "GLU Variants Improve Transformer", 2020: SwiGLU.) With `quantise` the result is in float8 with a
+scale for every row (rows, 1), which is an output after it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch.nn.functional import silu
 
 from autotune.errors import UnknownNameError
 from autotune.workloads.base import Cost, Workload
+from autotune.workloads.float8 import FLOAT8, exact_rows, quantise_rows
 from autotune.workloads.inductor import compile_with_inductor
 from autotune.workloads.native import STORAGE_TYPES, accepted, compile_kernel
 from autotune.workloads.random_inputs import random_activations
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from autotune.space.problem import Problem
     from autotune.workloads.base import Kernel, Tensors
+
+    Output = torch.Tensor | tuple[torch.Tensor, ...]
 
 OPERATIONS = 5
 """A negation, an exponential, an addition, a division and a product."""
@@ -41,33 +45,44 @@ class SiluAndMul(Workload):
         """x (rows, 2 * intermediate)."""
         generator = torch.Generator().manual_seed(seed)
         shape = (problem["rows"], 2 * problem["intermediate"])
-        return {"x": random_activations(shape, _dtype(problem), generator).to(device)}
+        return {"x": random_activations(shape, _dtype(problem), generator, device)}
 
-    def reference(self, problem: Problem, weights: Tensors, activations: Tensors) -> torch.Tensor:
+    def reference(self, problem: Problem, weights: Tensors, activations: Tensors) -> Output:
         """In float64."""
         gate, up = activations["x"].double().chunk(2, dim=-1)
-        return silu(gate) * up
+        product = silu(gate) * up
+        return exact_rows(product) if _quantises(problem) else product
 
     def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
         """One of the implementations that `search_spaces/silu_and_mul.toml` declares."""
-        implementation, threads = configuration["implementation"], configuration["threads"]
+        implementation, threads = configuration["implementation"], configuration.get("threads")
         match implementation:
             case "eager":
                 compute = getattr(torch, configuration["compute_dtype"])
-                return with_threads(_eager(compute, in_place=configuration["in_place"]), threads)
+                run = _eager(compute, in_place=configuration["in_place"], quantises=_quantises(problem))
+                return with_threads(run, threads)
             case "inductor":
-                function = _eager(torch.float32, in_place=False)
-                return compile_with_inductor(function, [self.activations(problem, seed=0)["x"]], threads)
+                function = _eager(torch.float32, in_place=False, quantises=_quantises(problem))
+                examples = [self.activations(problem, seed=0)["x"]]
+                return compile_with_inductor(function, examples, configuration["threads"])
             case "native":
-                return _native(problem, threads)
-        raise UnknownNameError(
-            "implementation of silu_and_mul", implementation, ("eager", "inductor", "native")
-        )
+                return _native(problem, configuration["threads"])
+            case "triton":
+                from autotune.workloads.kernels.silu_and_mul import build_silu_and_mul
+
+                return build_silu_and_mul(problem, configuration)
+        known = ("eager", "inductor", "native", "triton")
+        raise UnknownNameError("implementation of silu_and_mul", implementation, known)
 
     def cost(self, problem: Problem) -> Cost:
         """Both halves read once, the result written once."""
         elements = problem["rows"] * problem["intermediate"]
-        return Cost(OPERATIONS * elements, 3 * elements * _dtype(problem).itemsize, problem["dtype"])
+        read, flops = 2 * elements * _dtype(problem).itemsize, OPERATIONS * elements
+        if not _quantises(problem):
+            return Cost(flops, read + elements * _dtype(problem).itemsize, problem["dtype"])
+        # A magnitude, a maximum and a division more; a scale for every row.
+        written = elements * FLOAT8.itemsize + problem["rows"] * torch.float32.itemsize
+        return Cost(flops + 3 * elements, read + written, problem["dtype"])
 
 
 def _dtype(problem: Problem) -> torch.dtype:
@@ -75,15 +90,20 @@ def _dtype(problem: Problem) -> torch.dtype:
     return dtype
 
 
-def _eager(compute: torch.dtype, *, in_place: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+def _quantises(problem: Problem) -> bool:
+    return bool(problem["quantise"] != "none")
+
+
+def _eager(compute: torch.dtype, *, in_place: bool, quantises: bool) -> Callable[[torch.Tensor], Output]:
     """One kernel for each step, in `compute`; in place means into the fresh result of the step before."""
 
-    def run(x: torch.Tensor) -> torch.Tensor:
+    def run(x: torch.Tensor) -> Output:
         gate, up = x.chunk(2, dim=-1)
         # A copy even where the type is the same would be a step more; the input itself is never written to.
         activated = silu(gate.to(compute))
         product = activated.mul_(up) if in_place else activated * up.to(compute)
-        return product.to(x.dtype)
+        y = product.to(x.dtype)
+        return quantise_rows(y) if quantises else y
 
     return run
 

@@ -1,0 +1,158 @@
+"""GPUs that are not there: their facts, configurations of their spaces, and kernels compiled for them.
+
+The kernels of a configuration are noted over tensors on torch's `meta` device and compiled ahead of time, or
+run by Triton's interpreter on CPU tensors.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from autotune.fingerprint.cpu import cpu_facts
+from autotune.fingerprint.profile import load_profiles
+from autotune.measure.correctness import check, relative_error
+from autotune.space.declaration import load_declaration
+from autotune.space.searchspace import SearchSpace
+from autotune.workloads import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from autotune.space.problem import Problem
+
+FAMILIES = ("nvidia-a100-80gb", "nvidia-h200", "nvidia-b200")
+"""One for each of sm_80, sm_90 and sm_100."""
+ANY_ERROR = 1.0
+"""As `max_error`: lossy implementations are offered too."""
+ACCURACY_SLACK = 0.01
+FLOAT32_ROUNDING = 2e-6
+SEED = 7
+
+
+def gpu_facts(family: str) -> dict[str, Any]:
+    """The facts of the device that stands for a family."""
+    profile = load_profiles()[family]
+    return {"kind": "cuda", "name": profile.summary, **profile.typical.known(), **profile.limits.known()}
+
+
+def space_on(
+    family: str, workload: str, dimensions: Mapping[str, Any], max_error: float | None = None, **facts: Any
+) -> SearchSpace:
+    """The space of a problem on a GPU, some of whose facts may be others."""
+    declaration = load_declaration(workload)
+    device = {**gpu_facts(family), **facts}
+    return SearchSpace.build(declaration, declaration.problem(dimensions), device, max_error)
+
+
+def configurations(space: SearchSpace, implementation: str) -> list[dict[str, Any]]:
+    """Every configuration of one implementation."""
+    every = (space.pool.configuration(row) for row in range(len(space)))
+    return [one for one in every if one["implementation"] == implementation]
+
+
+def covering(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A few of them that hold each value at least once, the largest and smallest first."""
+    if not found:
+        return []
+    ordered = [found[0], found[-1], *found[:: max(1, len(found) // 8)]]
+    seen: set[tuple[str, Any]] = set()
+    chosen = []
+    for one in (*ordered, *found):
+        if not set(one.items()) <= seen:
+            seen |= set(one.items())
+            chosen.append(one)
+    return chosen
+
+
+def corners(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those at the ends of two parameters at a time, given the others' ends: where limits are hit."""
+    names = [name for name in found[0] if name != "implementation"] if found else []
+    chosen: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for first in names:
+        for sign in (1, -1):
+            numeric = isinstance(found[0][first], int) and not isinstance(found[0][first], bool)
+            rest = [name for name in names if name != first and isinstance(found[0][name], int)]
+            for direction in (1, -1):
+                best = max(
+                    found,
+                    key=lambda one, first=first, sign=sign, rest=rest, direction=direction, numeric=numeric: (
+                        sign * one[first] if numeric else str(one[first]),
+                        sum(direction * one[name] * (1 + i / 7) for i, name in enumerate(rest)),
+                    ),
+                )
+                chosen[tuple(best.values())] = best
+    return list(chosen.values())
+
+
+def assert_compiles(family: str, problem: Problem, configuration: Mapping[str, Any]) -> None:
+    """Every kernel of a configuration compiles and fits the shared memory of a block."""
+    from autotune.workloads import ahead
+
+    facts = gpu_facts(family)
+    with torch.no_grad():
+        launched = ahead.launches(registry.workload(problem.workload), problem, configuration)
+    assert launched
+    for launch in launched:
+        made = ahead.compile_launch(launch, facts["compute_capability"])
+        assert not made.error, (made.error, configuration)
+        assert made.kernel.shared_bytes <= facts["shared_memory_per_block_bytes"], (made, configuration)
+
+
+def interpreted_error(problem: Problem, configuration: Mapping[str, Any]) -> tuple[float, float]:
+    """Errors of a configuration in the interpreter, and of the baseline of this CPU."""
+    workload = registry.workload(problem.workload)
+    weights, cases = _cases(problem)
+    kernel = workload.build(problem, configuration, dict(weights))
+    pairs = [
+        (tuple(workload.pack_activations(problem, configuration, one, weights).values()), reference)
+        for one, reference in cases
+    ]
+    return check(kernel, pairs), _baseline_error(problem)
+
+
+def assert_right_in_the_interpreter(problem: Problem, configuration: Mapping[str, Any]) -> None:
+    """As exact as the baseline, give or take the order of summation."""
+    error, baseline_error = interpreted_error(problem, configuration)
+    assert error <= max(baseline_error * (1 + ACCURACY_SLACK), FLOAT32_ROUNDING), configuration
+
+
+def spread(
+    workload: str, dimensions: Mapping[str, Any], implementation: str, family: str = "nvidia-h200"
+) -> Iterator[tuple[Problem, dict[str, Any]]]:
+    """A problem with each of some configurations that hold every value of its space.
+
+    The device has one multiprocessor, so that a small problem has the space of a large one.
+    """
+    space = space_on(family, workload, dimensions, ANY_ERROR, sm_count=1)
+    found = configurations(space, implementation)
+    assert found, f"{implementation} is not offered for {space.problem}"
+    for configuration in covering(found):
+        yield space.problem, configuration
+
+
+@cache
+def _cases(problem: Problem) -> tuple[dict[str, torch.Tensor], list[tuple[dict[str, torch.Tensor], Any]]]:
+    workload = registry.workload(problem.workload)
+    weights = workload.weights(problem, SEED)
+    cases = []
+    for seed in (SEED, SEED + 1):
+        activations = workload.activations(problem, seed)
+        cases.append((activations, workload.reference(problem, weights, activations)))
+    return weights, cases
+
+
+@cache
+def _baseline_error(problem: Problem) -> float:
+    workload = registry.workload(problem.workload)
+    weights, cases = _cases(problem)
+    baseline = SearchSpace.build(load_declaration(problem.workload), problem, cpu_facts()).baseline
+    kernel = workload.build(problem, baseline, dict(weights))
+    return max(
+        relative_error(
+            kernel(*workload.pack_activations(problem, baseline, one, weights).values()), reference
+        )
+        for one, reference in cases
+    )
