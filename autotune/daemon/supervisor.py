@@ -105,6 +105,7 @@ class Supervisor:
         self._study: StudyProcess | None = None
         self._ledger = Ledger(name, office.metrics, office.archive, lambda: office.decided(self))
         self._broken: messages.Broken | None = None
+        self._finishing = False
         self._failures = 0
         self._retry_at = 0.0
         self._look: Timer | None = None
@@ -251,6 +252,7 @@ class Supervisor:
         self._become(State.TUNING)
         self._ledger.begin()
         self._broken = None
+        self._finishing = False
         self.progress, self.item = None, None
         try:
             self._study = StudyProcess(
@@ -307,6 +309,7 @@ class Supervisor:
             return
         if self.item is None:
             self._study.say(messages.Finish())
+            self._finishing = True
             self._limit = self._office.loop.later(FINISH_SECONDS, self._study.kill)
             return
         self._work_began = time.monotonic()
@@ -355,7 +358,7 @@ class Supervisor:
             if self._cause == "foreign":
                 self.gate.grow_wary()
             self._office.metrics.yielded(self.name, self._cause, time.monotonic() - self._killed_at)
-        elif self.item is not None or status != 0:
+        elif self.item is not None or (status != 0 and not self._finishing):
             self._study_ended("failed")
             broken = self._broken or messages.Broken("")
             if broken.unreadable and not self._ledger.failure:

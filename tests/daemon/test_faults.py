@@ -58,6 +58,15 @@ def test_a_study_process_that_does_not_get_ready_is_given_up(folder) -> None:
         settled(daemon, **FIRST)
 
 
+def test_a_study_process_that_lingers_after_its_work_is_killed_and_nothing_has_failed(folder) -> None:
+    lingering = folder / "lingering_kernels.py"
+    lingering.write_text("import atexit\nimport time\n\natexit.register(time.sleep, 600)\n")
+    with RunningDaemon(folder, SETTINGS.replace(f'"{KERNELS}"', f'"{KERNELS}", "{lingering}"')) as daemon:
+        tuned(daemon, **FIRST)
+        assert not daemon.below()
+        assert "failed" not in daemon.log.read_text()
+
+
 def test_kill_9_at_random_moments_loses_nothing_that_was_acknowledged(folder) -> None:
     draw = random.Random(0)
     with RunningDaemon(folder, SETTINGS) as daemon:
