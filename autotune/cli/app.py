@@ -20,6 +20,7 @@ from autotune.cli.history import history, show
 from autotune.cli.lease import lease, pause, resume
 from autotune.cli.pin import pin, unpin
 from autotune.cli.plan import plan
+from autotune.cli.qualifiers import qualifiers
 from autotune.cli.record import record
 from autotune.cli.report import report
 from autotune.cli.requests import requests
@@ -52,6 +53,7 @@ for command in (
     compare,
     diff,
     report,
+    qualifiers,
     bench,
     record,
     rollback,

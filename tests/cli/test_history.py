@@ -300,3 +300,18 @@ def test_every_command_is_documented_and_its_help_fits(capsys, words: tuple[str,
     assert any(f"autotune {' '.join(words)}" in page.read_text() for page in pages)
     for line in told(capsys, *words, "--help").splitlines():
         assert len(line) <= 100
+
+
+def test_qualifiers_are_told_with_their_cost_and_what_a_switch_alone_does(lived: Path, capsys) -> None:
+    words = ("qualifiers", "linear", *PROBLEM)
+    assert 0 == main([*words, "--price", "2.5"])
+    told = capsys.readouterr().out
+    assert all(len(line.rstrip()) <= 100 for line in told.splitlines())
+    assert "is the baseline" in told
+    assert "cost/M: of a million tokens through this operation, at 2.5 per hour" in told
+    assert 0 == main([*words, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert {"problem", "device", "settings", "switches"} == found.keys()
+    assert found["settings"] == sorted(found["settings"], key=lambda setting: setting["p50_ns"])
+    assert 2 == main(["qualifiers", "linear", "-p", "m=17,n=7168,k=2048"])
+    assert "was never tuned here" in capsys.readouterr().err

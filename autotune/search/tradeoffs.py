@@ -1,0 +1,203 @@
+"""What each qualifier costs and buys: the best configuration of every setting, and the effect of one switch.
+
+A configuration that was in a final is told by its proof. Of all others a screening is all there is: its
+median has an interval, and the least of many medians flatters a setting that was tried often.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from autotune.measure.statistics import median_interval
+from autotune.store.records import Interval, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from autotune.store.records import Choice, Configuration, Measurement, Trial, Winner
+
+CONFIDENCE = 0.99
+"""Of a screened median."""
+
+SECONDS_PER_HOUR = 3600.0
+
+
+class SettingCost(msgspec.Struct, frozen=True, kw_only=True):
+    """One combination of qualifiers, by its fastest configuration.
+
+    Attributes:
+        qualifiers: the implementation and the qualifiers that it has.
+        configuration: the fastest: of those in a final if there are any, by its median.
+        trials: that were measured with these qualifiers.
+        is_baseline: whether this is the framework untuned.
+        proven: whether it was compared with the baseline in turn, in the same rounds.
+        p50_ns: median of a call.
+        p99_ns: 99th percentile of the screening; None where there was none.
+        variation: coefficient of variation, likewise.
+        error: relative error `||out - ref|| / ||ref||`.
+        memory_bytes: that the built configuration holds.
+        cost_per_million: of a million tokens that pass this operation; None without a price or tokens.
+        speedup: over the baseline; its interval is the proof's, or that of the screened median at 99 %.
+    """
+
+    qualifiers: dict[str, Any]
+    configuration: Configuration
+    trials: int = 0
+    is_baseline: bool = False
+    proven: bool = False
+    p50_ns: float
+    p99_ns: float | None = None
+    variation: float | None = None
+    error: float | None = None
+    memory_bytes: int | None = None
+    cost_per_million: float | None = None
+    speedup: Interval | None = None
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the difference to the baseline may be none."""
+        return self.speedup is not None and self.speedup.low <= 1 <= self.speedup.high
+
+
+class Switch(msgspec.Struct, frozen=True):
+    """What switching one qualifier does, all others being the baseline's.
+
+    Attributes:
+        qualifier: which.
+        before: its value in the baseline; None where the baseline has no such qualifier.
+        after: the other value.
+        cost: of the setting after.
+    """
+
+    qualifier: str
+    before: Any
+    after: Any
+    cost: SettingCost
+
+
+def setting_costs(
+    trials: Iterable[Trial],
+    winners: Sequence[Winner],
+    names: Iterable[str],
+    baseline: Mapping[str, Any],
+    *,
+    tokens: int | None = None,
+    price_per_hour: float | None = None,
+) -> list[SettingCost]:
+    """Every combination of qualifiers that was measured, fastest first; the baseline is one of them.
+
+    Args:
+        trials: of one problem on one device and stack.
+        winners: that were decided among them by latency, the latest first; they tell of the baseline.
+        names: of the qualifiers; the implementation is always one.
+        baseline: configuration of the framework untuned.
+        tokens: that one call serves.
+        price_per_hour: of the device, in any currency.
+    """
+    named = ("implementation", *names)
+    groups: dict[tuple[Any, ...], list[Trial]] = {}
+    for trial in trials:
+        if trial.verdict is Verdict.OK and trial.measurement is not None:
+            groups.setdefault(_qualifiers(trial.configuration, named), []).append(trial)
+    proven: dict[tuple[Any, ...], list[Choice]] = {}
+    for choice in (choice for winner in winners for choice in winner.choices if not choice.is_baseline):
+        proven.setdefault(_qualifiers(choice.configuration, named), []).append(choice)
+    baseline_ns = winners[0].choices[0].proof.baseline_ns if winners else None
+    costs = [
+        _proven_cost(proven[key], group) if key in proven else _screened_cost(group, baseline_ns)
+        for key, group in groups.items()
+    ]
+    costs += [_proven_cost(choices, []) for key, choices in proven.items() if key not in groups]
+    if winners and baseline_ns is not None:
+        error = winners[0].baseline_error
+        costs.append(
+            SettingCost(
+                qualifiers={},
+                configuration=dict(baseline),
+                is_baseline=True,
+                proven=True,
+                p50_ns=baseline_ns,
+                error=error,
+            )
+        )
+    rate = 0.0 if price_per_hour is None else price_per_hour / SECONDS_PER_HOUR
+    priced = price_per_hour is not None and tokens is not None
+    return [
+        msgspec.structs.replace(
+            cost,
+            qualifiers={name: cost.configuration[name] for name in named if name in cost.configuration},
+            cost_per_million=rate * cost.p50_ns / 1e9 / tokens * 1e6 if priced and tokens else None,
+        )
+        for cost in sorted(costs, key=lambda cost: cost.p50_ns)
+    ]
+
+
+def switches(costs: Sequence[SettingCost]) -> list[Switch]:
+    """The fastest settings that differ from the baseline in one qualifier, for each of its values.
+
+    What only the one implementation has, and not the other, does not count as a difference.
+    """
+    before = next((cost.qualifiers for cost in costs if cost.is_baseline), None)
+    found: dict[tuple[str, Any], Switch] = {}
+    for cost in costs if before else ():
+        assert before is not None
+        changed = [
+            name
+            for name in before.keys() | cost.qualifiers.keys()
+            if before.get(name) != cost.qualifiers.get(name)
+        ]
+        if before["implementation"] != cost.qualifiers["implementation"]:
+            changed = [name for name in changed if name in before and name in cost.qualifiers]
+        if len(changed) == 1 and not cost.is_baseline:
+            name, after = changed[0], cost.qualifiers.get(changed[0])
+            found.setdefault((name, after), Switch(name, before.get(name), after, cost))
+    return sorted(found.values(), key=lambda switch: (switch.qualifier != "implementation", switch.qualifier))
+
+
+def _screened_cost(group: Sequence[Trial], baseline_ns: float | None) -> SettingCost:
+    best = min(group, key=lambda trial: _measured(trial).p50_ns)
+    measured = _measured(best)
+    speedup = None
+    if baseline_ns is not None:
+        low, high = median_interval(measured.samples_ns, CONFIDENCE)
+        speedup = Interval(baseline_ns / measured.p50_ns, baseline_ns / high, baseline_ns / low)
+    return SettingCost(
+        qualifiers={},
+        configuration=best.configuration,
+        trials=len(group),
+        p50_ns=measured.p50_ns,
+        p99_ns=measured.p99_ns,
+        variation=measured.variation,
+        error=best.error,
+        memory_bytes=best.memory_bytes,
+        speedup=speedup,
+    )
+
+
+def _proven_cost(choices: Sequence[Choice], group: Sequence[Trial]) -> SettingCost:
+    best = max(choices, key=lambda choice: choice.proof.against_baseline.ratio)
+    screened = [trial for trial in group if trial.configuration == best.configuration]
+    measured = best.measurement or (screened[0].measurement if screened else None)
+    return SettingCost(
+        qualifiers={},
+        configuration=best.configuration,
+        trials=len(group),
+        proven=True,
+        p50_ns=best.proof.latency_ns,
+        p99_ns=None if measured is None else measured.p99_ns,
+        variation=None if measured is None else measured.variation,
+        error=best.error,
+        memory_bytes=best.memory_bytes,
+        speedup=best.proof.against_baseline,
+    )
+
+
+def _qualifiers(configuration: Mapping[str, Any], named: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(configuration.get(name) for name in named)
+
+
+def _measured(trial: Trial) -> Measurement:
+    assert trial.measurement is not None, "only measured ones are asked"
+    return trial.measurement
