@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 def _weights(nibbles, scale, DTYPE: tl.constexpr):
     """The weights of stored values 0 to 15 (columns, units, 32), times their scales (columns, units, 1)."""
     bits = nibbles.to(tl.uint16)
-    # The unit of the last place is 1 at 128 in bfloat16 and at 1024 in float16; 8 is the stored values' offset.
-    if DTYPE == tl.bfloat16:
+    # The last place counts ones from 128 in bfloat16, from 1024 in float16; stored values are offset by 8.
+    if tl.bfloat16 == DTYPE:
         value = (bits | 0x4300).to(tl.bfloat16, bitcast=True) - 136.0
-    elif DTYPE == tl.float16:
+    elif tl.float16 == DTYPE:
         value = (bits | 0x6400).to(tl.float16, bitcast=True) - 1032.0
     else:
         value = bits.to(DTYPE) - 8.0
@@ -95,8 +95,8 @@ def repack(packed: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, tor
         scale: (n, k / 32).
 
     Returns:
-        Bytes (n, units * 32), whose low halves are the first group of a unit and whose high halves the second;
-        and scales (n, units, 2). A last unit that is half empty is filled with zeros.
+        Bytes (n, units * 32), whose low halves are the first group of a unit and whose high halves the
+        second; and scales (n, units, 2). A last unit that is half empty is filled with zeros.
     """
     n, groups = scale.shape
     units = -(-groups // 2)

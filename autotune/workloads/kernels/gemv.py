@@ -1,8 +1,8 @@
-"""y = x @ w.T in Triton for a few rows of x: the weight is read once, in wide loads, and multiplied lane by lane.
+"""y = x @ w.T in Triton for few rows of x: the weight is read once, in wide loads, and multiplied by lanes.
 
-A program takes some columns of y and goes along their weights, keeping a sum for every lane, which are added up
-at its end alone; no matrix unit is used, whose smallest tile has 16 rows. Several programs may share the length
-of k (split-K), as in `autotune.workloads.kernels.gemm`.
+A program takes some columns of y and goes along their weights, keeping a sum for every lane, which are added
+up at its end alone; no matrix unit is used, whose smallest tile has 16 rows. Several programs may share the
+length of k (split-K), as in `autotune.workloads.kernels.gemm`.
 """
 
 from __future__ import annotations
