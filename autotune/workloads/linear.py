@@ -171,16 +171,49 @@ def _triton(problem: Problem, configuration: Mapping[str, Any], weights: Tensors
     return build_triton(problem, configuration, _dense(problem, weights, _dtype(problem)))
 
 
+def _triton_gemv(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    from autotune.workloads.kernels.gemv import build_triton_gemv
+
+    return build_triton_gemv(problem, configuration, _dense(problem, weights, _dtype(problem)))
+
+
+def _triton_int4(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    from autotune.workloads.kernels.gemm_int4 import build_triton_int4
+
+    return build_triton_int4(problem, configuration, *_int4(problem, weights))
+
+
+def _triton_int8(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    from autotune.workloads.kernels.gemm_int8 import build_triton_int8
+
+    return build_triton_int8(problem, configuration, weights["weight"])
+
+
+def _triton_fp8_block(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    from autotune.workloads.kernels.gemm_fp8 import build_triton_fp8_block
+
+    return build_triton_fp8_block(problem, configuration, weights["weight"])
+
+
+def _torch_scaled_mm(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    from autotune.workloads.kernels.gemm_fp8 import build_torch_scaled_mm
+
+    return build_torch_scaled_mm(problem, configuration, weights["weight"])
+
+
+def _int4(problem: Problem, weights: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weight in 4 bits, as stored or rounded: `packed` and `scale`."""
+    if problem["weight_format"] == INT4:
+        return weights["weight_packed"], weights["weight_scale"]
+    return pack_int4_g32(weights["weight"])
+
+
 def _native(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
     return build_native(problem, configuration, _dense(problem, weights, _dtype(problem)))
 
 
 def _native_int4(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
-    if problem["weight_format"] == INT4:
-        packed, scale = weights["weight_packed"], weights["weight_scale"]
-    else:
-        packed, scale = pack_int4_g32(weights["weight"])
-    return build_native_int4(problem, configuration, packed, scale)
+    return build_native_int4(problem, configuration, *_int4(problem, weights))
 
 
 def _int4_weight_only(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
@@ -204,6 +237,11 @@ _BUILDERS: dict[str, Callable[[Problem, Mapping[str, Any], Tensors], Kernel]] = 
     "onednn_packed": _onednn_packed,
     "inductor": _inductor,
     "triton": _triton,
+    "triton_gemv": _triton_gemv,
+    "triton_int4": _triton_int4,
+    "triton_int8": _triton_int8,
+    "triton_fp8_block": _triton_fp8_block,
+    "torch_scaled_mm": _torch_scaled_mm,
     "native": _native,
     "native_int4": _native_int4,
     "int8_dynamic": _int8_dynamic,

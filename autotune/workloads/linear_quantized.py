@@ -33,7 +33,7 @@ def build_int8_dynamic(problem: Problem, configuration: Mapping[str, Any], weigh
         weight: (n, k).
     """
     m, n, k = problem["m"], problem["n"], problem["k"]
-    quantised, scale = _to_int8(weight.float(), LARGEST_INT8 // 2 if SATURATES else LARGEST_INT8)
+    quantised, scale = to_int8(weight.float(), LARGEST_INT8 // 2 if SATURATES else LARGEST_INT8)
     packed = torch.ops.onednn.qlinear_prepack(quantised, [m, k])
     scale, zeros = scale.flatten(), torch.zeros(n, dtype=torch.int32)
     multiply = torch.ops.onednn.qlinear_pointwise
@@ -62,7 +62,7 @@ def build_int8_weight_only(
         configuration: `threads`.
         weight: (n, k).
     """
-    quantised, scale = _to_int8(weight.float())
+    quantised, scale = to_int8(weight.float())
     scale = scale.flatten().to(weight.dtype)
     return with_threads(
         lambda x: torch.ops.aten._weight_int8pack_mm(x, quantised, scale), configuration["threads"]
@@ -103,7 +103,7 @@ def round_to_int4(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch
     return values.view(n, k).to(torch.int8), scale
 
 
-def _to_int8(rows: torch.Tensor, largest: int = LARGEST_INT8) -> tuple[torch.Tensor, torch.Tensor]:
+def to_int8(rows: torch.Tensor, largest: int = LARGEST_INT8) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row of float32 rounded to 8 bits, none beyond `largest`, and its scale (rows, 1)."""
     rounded, scale = _scaled_to_int8(rows, largest)
     return rounded.to(torch.int8), scale
