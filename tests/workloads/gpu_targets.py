@@ -54,16 +54,13 @@ def configurations(space: SearchSpace, implementation: str) -> list[dict[str, An
 
 
 def covering(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A few of them that hold each value at least once, the largest and smallest first."""
-    if not found:
-        return []
-    ordered = [found[0], found[-1], *found[:: max(1, len(found) // 8)]]
-    seen: set[tuple[str, Any]] = set()
+    """As few of them as hold each value at least once: always the one that has most to add."""
+    missing = {item for one in found for item in one.items()}
     chosen = []
-    for one in (*ordered, *found):
-        if not set(one.items()) <= seen:
-            seen |= set(one.items())
-            chosen.append(one)
+    while missing:
+        best = max(found, key=lambda one: len(missing & set(one.items())))
+        missing -= set(best.items())
+        chosen.append(best)
     return chosen
 
 

@@ -34,6 +34,11 @@ PROBLEMS: dict[str, list[dict[str, Any]]] = {
         {"rows": 4096, "intermediate": 18432, **FLOAT8},
     ],
     "rope": [{"tokens": 4096, "heads": 32, "kv_heads": 8, "head_dim": 128, "rotary_dim": 64}],
+    "attention": [
+        {"batch": 1, "q_len": 1, "kv_len": 8192, "heads": 32, "kv_heads": 8, "head_dim": 128},
+        {"batch": 1, "q_len": 4, "kv_len": 999, "heads": 8, "kv_heads": 1, "head_dim": 192, "causal": "yes"},
+    ],
+    "mla_decode": [{"batch": 1, "context": 4096, "heads": 8}, {"batch": 64, "context": 4096, "heads": 64}],
 }
 CASES = [(workload, dimensions) for workload, listed in PROBLEMS.items() for dimensions in listed]
 QUICK = [
