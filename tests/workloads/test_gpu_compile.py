@@ -40,10 +40,20 @@ PROBLEMS: dict[str, list[dict[str, Any]]] = {
     ],
     "mla_decode": [{"batch": 1, "context": 4096, "heads": 8}, {"batch": 64, "context": 4096, "heads": 64}],
 }
+EXPERTS = {"experts": 384, "top_k": 8, "hidden": 7168, "intermediate": 256}
+PROBLEMS["fused_moe"] = [
+    {"tokens": 256, **EXPERTS},
+    {"tokens": 16, **EXPERTS, "weight_format": "int4_g32"},
+    {"tokens": 256, **EXPERTS, "weight_format": "fp8_block128x128"},
+]
 CASES = [(workload, dimensions) for workload, listed in PROBLEMS.items() for dimensions in listed]
 QUICK = [
     # No float8 on sm_80.
-    (FAMILIES[1 + i % 2] if "float8" in str(dimensions) else FAMILIES[i % 3], workload, dimensions)
+    (
+        FAMILIES[1 + i % 2] if "fp8" in str(dimensions) or "float8" in str(dimensions) else FAMILIES[i % 3],
+        workload,
+        dimensions,
+    )
     for i, (workload, dimensions) in enumerate(CASES)
 ]
 

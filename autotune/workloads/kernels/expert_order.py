@@ -1,8 +1,8 @@
 """Choices of experts put in order on the device, without the host ever knowing them, in Triton.
 
-The rows of one tile of a grouped product share an expert. So every expert's choices are padded to whole tiles: a
-count of each expert, sums of counts, and a place for each choice. Where tokens choose less than a quarter as
-many experts as there are, each choice has a tile of its own, and nothing is put in order.
+The rows of a tile of a grouped product share an expert. So every expert's choices are padded to whole tiles:
+a count of each expert, sums of counts, and a place for each choice. Where there are at most a quarter as many
+choices as experts, each choice has a tile of its own, and nothing is put in order.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def tiles_kernel(
     taken = (tl.load(counts + expert, mask=known, other=0) + ROWS - 1) // ROWS
     ends = tl.cumsum(taken, 0)
     program = tl.program_id(0)
-    first = program == 0
-    tl.store(places + expert, (ends - taken) * ROWS, mask=known & first)
-    tl.store(tiles, tl.sum(taken, 0), mask=first)
+    if program == 0:
+        tl.store(places + expert, (ends - taken) * ROWS, mask=known)
+        tl.store(tiles, tl.sum(taken, 0))
     # A tile's expert is the number of experts whose tiles end before it or with it.
     tile = program * TILES + tl.arange(0, TILES)
     before = known[None, :] & (ends[None, :] <= tile[:, None])

@@ -1,9 +1,10 @@
 """The routed experts of a layer in Triton: choices put in order, two grouped products, an activation, a mix.
 
-A tile of a grouped product holds choices of one expert. Parameters have the names and the meaning of vLLM's tuned
-files, so that a winner can be written to one: one set serves both products. Weights are multiplied as they are
-stored: in 16 bits; in float8 with a scale for every block of 128 by 128, by activations in 16 bits or in float8
-with a scale for every 128 of a row (DeepSeek-V3, arXiv:2412.19437); in 4 bits with a scale for every 32.
+A tile of a grouped product holds choices of one expert. Parameters have the names and the meaning of vLLM's
+tuned files, so that a winner can be written to one: one set serves both products. Weights are multiplied as
+they are stored: as floating-point numbers; in float8 with a scale for every block of 128 by 128, by
+activations as they are or in float8 with a scale for every 128 of a row (DeepSeek-V3, arXiv:2412.19437); in 4
+bits with a scale for every 32.
 """
 
 from __future__ import annotations
@@ -32,7 +33,18 @@ COLUMNS = 1024
 
 
 @triton.jit
-def _int4_tile(packed, scales, n, k, inside, K: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+def _int4_tile(
+    packed,
+    scales,
+    n,
+    k,
+    inside,
+    K: tl.constexpr,
+    GROUP: tl.constexpr,
+    OFFSET: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     """Weights (BLOCK_N, BLOCK_K) in the scales' type; two lie in a byte, the lower four bits first."""
     byte = k // 2 + tl.arange(0, BLOCK_K // 2)
     group = k // GROUP + tl.arange(0, BLOCK_K // GROUP)
@@ -40,8 +52,13 @@ def _int4_tile(packed, scales, n, k, inside, K: tl.constexpr, GROUP: tl.constexp
     there = inside[:, None]
     pair = tl.load(packed + row * (K // 2) + byte[None, :], mask=there & (byte < K // 2)[None, :], other=0)
     steps = tl.interleave((pair & 15).to(tl.int8), (pair >> 4).to(tl.int8)) - OFFSET
-    scale = tl.load(scales + row * (K // GROUP) + group[None, :], mask=there & (group < K // GROUP)[None, :], other=0.0)
-    grouped = tl.reshape(steps.to(tl.float32), (BLOCK_N, BLOCK_K // GROUP, GROUP)) * scale.to(tl.float32)[:, :, None]
+    scale = tl.load(
+        scales + row * (K // GROUP) + group[None, :], mask=there & (group < K // GROUP)[None, :], other=0.0
+    )
+    grouped = (
+        tl.reshape(steps.to(tl.float32), (BLOCK_N, BLOCK_K // GROUP, GROUP))
+        * scale.to(tl.float32)[:, :, None]
+    )
     return tl.reshape(grouped, (BLOCK_N, BLOCK_K)).to(scales.dtype.element_ty)
 
 
@@ -76,7 +93,7 @@ def experts_kernel(
     SPLIT_K: tl.constexpr,
 ):
     """c[choice] = a[choice // TOP_K] @ b[expert of the choice].T"""
-    # Programs that run at the same time share tiles of a and b: GROUP_SIZE_M rows of tiles before the next column.
+    # Programs that run at the same time share tiles of a and b: GROUP_SIZE_M tiles before the next column.
     program, split = tl.program_id(0), tl.program_id(1)
     columns: tl.constexpr = (N + BLOCK_SIZE_N - 1) // BLOCK_SIZE_N
     group_programs: tl.constexpr = GROUP_SIZE_M * columns
@@ -121,7 +138,8 @@ def experts_kernel(
                 # BLOCK_SIZE_K divides BLOCK: one scale for every column of the tile.
                 scale = tl.load(b_scale_row + k // BLOCK, mask=n < N, other=0.0)[None, :]
                 if SCALES_A:
-                    a_scale = tl.load(a_scales + choice // TOP_K * scale_columns + k // BLOCK, mask=real, other=0.0)
+                    a_scale_at = a_scales + choice // TOP_K * scale_columns + k // BLOCK
+                    a_scale = tl.load(a_scale_at, mask=real, other=0.0)
                     sums += tl.dot(x, w) * (a_scale[:, None] * scale)
                 else:
                     sums += tl.dot(x, w.to(x.dtype), input_precision=PRECISION) * scale
@@ -148,7 +166,7 @@ def activate_kernel(
     LARGEST: tl.constexpr,
     SMALLEST_SCALE: tl.constexpr,
 ):
-    """silu(gate) * up of the sum of all splits, or x itself; as it is, or in float8 with a scale for every BLOCK."""
+    """silu(gate) * up of the sum of all splits, or x itself; in float8 a scale for every BLOCK."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < WIDTH
@@ -173,7 +191,9 @@ def activate_kernel(
 
 
 @triton.jit
-def mix_kernel(x, y, tokens, WIDTH: tl.constexpr, TOP_K: tl.constexpr, SPLITS: tl.constexpr, COLUMNS: tl.constexpr):
+def mix_kernel(
+    x, y, tokens, WIDTH: tl.constexpr, TOP_K: tl.constexpr, SPLITS: tl.constexpr, COLUMNS: tl.constexpr
+):
     """The sum of a token's choices, weighted before, over all splits."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -192,13 +212,17 @@ def build_experts(
 
     Args:
         problem: of `fused_moe`.
-        configuration: `BLOCK_SIZE_M`, `BLOCK_SIZE_N`, `BLOCK_SIZE_K`, `GROUP_SIZE_M`, `num_warps`, `num_stages`, and
-            with 4-bit weights `SPLIT_K`: parts that the summed dimension is split into.
+        configuration: `BLOCK_SIZE_M`, `BLOCK_SIZE_N`, `BLOCK_SIZE_K`, `GROUP_SIZE_M`, `num_warps`,
+            `num_stages`, and with 4-bit weights `SPLIT_K`: parts that the summed dimension is split into.
         weights: as the checkpoint stores them.
         quantises: whether activations are multiplied in float8; the weights are in float8 then.
     """
     experts, top_k, hidden = problem["experts"], problem["top_k"], problem["hidden"]
-    width, dtype, splits = problem["intermediate"], getattr(torch, problem["dtype"]), configuration.get("SPLIT_K", 1)
+    width, dtype, splits = (
+        problem["intermediate"],
+        getattr(torch, problem["dtype"]),
+        configuration.get("SPLIT_K", 1),
+    )
     made = {name: weight.contiguous() for name, weight in weights.items()}
     if problem["weight_format"] == "int4_g32":
         made.update({name: made[name].view(torch.uint8) for name in ("w13", "w2")})
@@ -215,7 +239,9 @@ def build_experts(
         choices = tokens * top_k
         both = torch.empty((splits, choices, 2 * width), dtype=part_type, device=device)
         multiply(x, x_scales, made, "w13", both, mix, order, shared=top_k)
-        y, y_scales = _activate(both, choices, width, FLOAT8 if quantises else dtype, splits=splits, activates=True)
+        y, y_scales = _activate(
+            both, choices, width, FLOAT8 if quantises else dtype, splits=splits, activates=True
+        )
         parts = torch.empty((splits, choices, hidden), dtype=part_type, device=device)
         multiply(y, y_scales, made, "w2", parts, mix, order, shared=1)
         out = torch.empty((tokens, hidden), dtype=dtype, device=device)
@@ -273,7 +299,7 @@ def _multiply(
 def _activate(
     x: torch.Tensor, rows: int, width: int, dtype: torch.dtype, *, splits: int, activates: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, width) of `dtype`, and its scales where that is float8; else the result itself in their place."""
+    """(rows, width) of `dtype`, and its scales where that is float8; else the result again."""
     y = torch.empty((rows, width), dtype=dtype, device=x.device)
     quantises, scales = dtype == FLOAT8, y
     if quantises:
