@@ -119,7 +119,11 @@ def _expert_bytes(p: Problem) -> float:
 
 
 def _weight_bytes(weight_format: str, native: int) -> float:
-    """Bytes per weight: with int4_g32, half a byte and a scale of the native type for every 32."""
+    """Bytes per weight: with int4_g32, half a byte and a scale of the native type for every 32; with
+    fp8_block128x128, one byte and a float32 for every block.
+    """
+    if weight_format == "fp8_block128x128":
+        return 1 + BYTES["float32"] / 128**2
     return 0.5 + native / 32 if weight_format == "int4_g32" else native
 
 

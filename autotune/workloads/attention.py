@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - what everybody calls it
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
 
 from autotune.workloads.base import Cost, Workload
 from autotune.workloads.native_attention import Tiling, Widths, attention_kernel, native_attention
@@ -37,7 +38,7 @@ class Attention(Workload):
 
     def activations(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
         """Standard normal query, key and value."""
-        generator = torch.Generator(device).manual_seed(seed)
+        generator = None if device == "meta" else torch.Generator(device).manual_seed(seed)
         dtype = getattr(torch, problem["dtype"])
 
         def draw(heads: int, positions: int) -> torch.Tensor:
@@ -94,7 +95,7 @@ class Attention(Workload):
                 query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
             return attend(query, key, value)
 
-        return with_threads(run, configuration["threads"])
+        return with_threads(run, configuration.get("threads"))
 
     def cost(self, problem: Problem) -> Cost:
         """Two products for each pair of a query and a key that it sees; everything moves once."""
@@ -106,20 +107,24 @@ class Attention(Workload):
         return Cost(flops, rows * problem["head_dim"] * size, problem["dtype"])
 
 
+def _masks(problem: Problem) -> bool:
+    """Whether there are keys that a query does not see."""
+    return bool(problem["causal"] == "yes" and problem["q_len"] > 1)
+
+
 def _hidden(problem: Problem, device: torch.device) -> torch.Tensor | None:
     """Mask (q_len, kv_len) of the keys that a query does not see; None if it sees all."""
     q_len, kv_len = problem["q_len"], problem["kv_len"]
-    if problem["causal"] == "no" or q_len == 1:
+    if not _masks(problem):
         return None
     return torch.ones((q_len, kv_len), dtype=torch.bool, device=device).triu(kv_len - q_len + 1)
 
 
 def _sdpa(problem: Problem, configuration: Mapping[str, Any]) -> Kernel:
     """torch's scaled_dot_product_attention, as Hugging Face transformers calls it."""
-    hidden = _hidden(problem, torch.device("cpu"))
     # `is_causal` aligns the first query with the first key: right only when there are as many of both.
-    is_causal = hidden is not None and problem["q_len"] == problem["kv_len"]
-    mask = None if hidden is None or is_causal else ~hidden
+    is_causal = _masks(problem) and problem["q_len"] == problem["kv_len"]
+    masks: dict[torch.device, torch.Tensor | None] = {}
     shared = problem["heads"] // problem["kv_heads"]
     repeats = configuration["kv_heads_as"] == "repeated"
     backends = [SDPBackend.MATH] if configuration["backend"] == "math" else None
@@ -128,6 +133,10 @@ def _sdpa(problem: Problem, configuration: Mapping[str, Any]) -> Kernel:
         if repeats:
             key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
         grouped = shared > 1 and not repeats
+        if query.device not in masks:
+            hidden = None if is_causal else _hidden(problem, query.device)
+            masks[query.device] = None if hidden is None else ~hidden
+        mask = masks[query.device]
         out = F.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal, enable_gqa=grouped)
         return out.transpose(1, 2).contiguous()
 
@@ -139,6 +148,38 @@ def _sdpa(problem: Problem, configuration: Mapping[str, Any]) -> Kernel:
             return attend(*arguments)
 
     return attend_with
+
+
+def _sdpa_backend(backend: SDPBackend) -> Callable[[Problem, Mapping[str, Any]], Kernel]:
+    """scaled_dot_product_attention by one of torch's backends; one that cannot do it raises when it runs."""
+
+    def build(problem: Problem, configuration: Mapping[str, Any]) -> Kernel:
+        q_len, kv_len, shared = problem["q_len"], problem["kv_len"], problem["heads"] // problem["kv_heads"]
+        repeats = configuration["kv_heads_as"] == "repeated"
+        is_causal = _masks(problem) and q_len == kv_len
+        # Aligns the last query with the last key, without a mask in memory.
+        bias: Any = causal_lower_right(q_len, kv_len) if _masks(problem) and not is_causal else None
+
+        def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            if repeats:
+                key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+            grouped = shared > 1 and not repeats
+            with sdpa_kernel([backend]):
+                out = F.scaled_dot_product_attention(
+                    query, key, value, bias, is_causal=is_causal, enable_gqa=grouped
+                )
+            return out.transpose(1, 2).contiguous()
+
+        return attend
+
+    return build
+
+
+def _triton(problem: Problem, configuration: Mapping[str, Any]) -> Kernel:
+    """Our own Triton kernel for decode."""
+    from autotune.workloads.kernels.attention import build_decode
+
+    return build_decode(problem, configuration)
 
 
 def _grouped(problem: Problem, configuration: Mapping[str, Any]) -> Kernel:
@@ -217,4 +258,9 @@ _IMPLEMENTATIONS: dict[str, Callable[[Problem, Mapping[str, Any]], Kernel]] = {
     "grouped": _grouped,
     "matmul": _matmul,
     "native": _native,
+    "sdpa_flash": _sdpa_backend(SDPBackend.FLASH_ATTENTION),
+    "sdpa_efficient": _sdpa_backend(SDPBackend.EFFICIENT_ATTENTION),
+    "sdpa_cudnn": _sdpa_backend(SDPBackend.CUDNN_ATTENTION),
+    "sdpa_math": _sdpa_backend(SDPBackend.MATH),
+    "triton": _triton,
 }

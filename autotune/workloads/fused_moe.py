@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - what everybody calls it
 
 from autotune.workloads.base import Cost, Workload
+from autotune.workloads.float8 import BLOCK as FP8_BLOCK
+from autotune.workloads.float8 import FLOAT8, LARGEST, dequantise_blocks
 from autotune.workloads.huge_pages import empty_in_huge_pages
-from autotune.workloads.int4 import pack_int4_g32, unpack_int4_g32
+from autotune.workloads.int4 import GROUP, PER_INT32, pack_int4_g32, unpack_int4_g32
 from autotune.workloads.native_experts import Experts, Tiling, experts_kernel, native_experts
 from autotune.workloads.random_inputs import random_activations, random_weight
 from autotune.workloads.routing import EXPONENTS, draw_routing, expected_hits
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     from autotune.workloads.base import Kernel, Tensors
     from autotune.workloads.native import NativeKernel
 
+FP8 = "fp8_block128x128"
 DISTINCT_ROWS = 509
-"""Rows of a 4-bit weight that are drawn; the others repeat them. A prime, so that experts differ."""
+"""Rows of a quantised weight that are drawn; the others repeat them. A prime, so that experts differ."""
+FLOAT8_DEVIATION = LARGEST / 4.2
+"""Of float8 weights as stored: the largest of a block's 16,384 normal numbers is about 4.2 deviations."""
 
 
 class FusedMoe(Workload):
@@ -31,7 +36,8 @@ class FusedMoe(Workload):
 
     Weights are `w13` (experts, 2 * intermediate, hidden), gate above up, and `w2` (experts, hidden,
     intermediate). With `weight_format=int4_g32` each is packed along its last dimension (see `int4.py`), with
-    `w13_scale` and `w2_scale`. Activations are `hidden_states` (tokens, hidden), `topk_ids` int64 (tokens,
+    `w13_scale` and `w2_scale`. With `fp8_block128x128` they are float8 with scales of blocks under the same
+    names (see `float8.py`). Activations are `hidden_states` (tokens, hidden), `topk_ids` int64 (tokens,
     top_k) without repetition, and `topk_weights` float32 (tokens, top_k). The output is (tokens, hidden).
     """
 
@@ -39,6 +45,8 @@ class FusedMoe(Workload):
 
     def weights(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
         """Normal weights, scaled to keep the variance."""
+        if device == "meta":
+            return _shapes(problem)
         generator = torch.Generator().manual_seed(seed)
         experts, hidden, intermediate = problem["experts"], problem["hidden"], problem["intermediate"]
         dtype = getattr(torch, problem["dtype"])
@@ -46,6 +54,9 @@ class FusedMoe(Workload):
         for name, rows, columns in (("w13", 2 * intermediate, hidden), ("w2", hidden, intermediate)):
             if problem["weight_format"] == "native":
                 weights[name] = random_weight((experts, rows, columns), columns**-0.5, dtype, generator)
+            elif problem["weight_format"] == FP8:
+                made = _random_float8(experts, rows, columns, generator)
+                weights[name], weights[f"{name}_scale"] = made
             else:
                 block = random_weight((DISTINCT_ROWS, columns), columns**-0.5, dtype, generator)
                 packed, scale = pack_int4_g32(block)
@@ -55,17 +66,17 @@ class FusedMoe(Workload):
 
     def weight_names(self, problem: Problem) -> tuple[str, ...]:
         """`w13`, `w2`, and their scales where there are."""
-        scales = ("w13_scale", "w2_scale") if problem["weight_format"] == "int4_g32" else ()
+        scales = () if problem["weight_format"] == "native" else ("w13_scale", "w2_scale")
         return ("w13", "w2", *scales)
 
     def activations(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
         """Hidden states as `random_inputs.py` draws them, and choices as `routing.py` does."""
         generator, dtype = torch.Generator().manual_seed(seed), getattr(torch, problem["dtype"])
-        hidden_states = random_activations((problem["tokens"], problem["hidden"]), dtype, generator)
+        hidden_states = random_activations((problem["tokens"], problem["hidden"]), dtype, generator, device)
         exponent = EXPONENTS[problem["routing"]]
         ids, mix = draw_routing(problem["tokens"], problem["experts"], problem["top_k"], exponent, seed)
         return {
-            "hidden_states": hidden_states.to(device),
+            "hidden_states": hidden_states,
             "topk_ids": ids.to(device),
             "topk_weights": mix.to(device),
         }
@@ -93,17 +104,51 @@ class FusedMoe(Workload):
     def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
         """The kernel of a configuration; see `search_spaces/fused_moe.toml`."""
         make = _IMPLEMENTATIONS[configuration["implementation"]]
-        return with_threads(make(problem, configuration, weights), configuration["threads"])
+        return with_threads(make(problem, configuration, weights), configuration.get("threads"))
 
     def cost(self, problem: Problem) -> Cost:
         """Products for every choice; of the weights, those of the experts that are hit, in expectation."""
         tokens, top_k, hidden = problem["tokens"], problem["top_k"], problem["hidden"]
         size, expert = getattr(torch, problem["dtype"]).itemsize, 3 * hidden * problem["intermediate"]
         hits = expected_hits(tokens, problem["experts"], top_k, EXPONENTS[problem["routing"]])
-        per_weight = 0.5 + size / 32 if problem["weight_format"] == "int4_g32" else size
+        stored = {"int4_g32": 0.5 + size / 32, FP8: 1 + torch.float32.itemsize / FP8_BLOCK**2}
+        per_weight = stored.get(problem["weight_format"], size)
         choices = tokens * top_k * (torch.int64.itemsize + torch.float32.itemsize)
         moved = round(hits * expert * per_weight) + 2 * tokens * hidden * size + choices
         return Cost(2 * tokens * top_k * expert, moved, problem["dtype"])
+
+
+def _shapes(problem: Problem) -> Tensors:
+    """Weights without data, where only shapes matter."""
+    experts, hidden, width = problem["experts"], problem["hidden"], problem["intermediate"]
+    dtype, weights = getattr(torch, problem["dtype"]), {}
+
+    def empty(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty((experts, rows, columns), dtype=dtype, device="meta")
+
+    for name, rows, columns in (("w13", 2 * width, hidden), ("w2", hidden, width)):
+        match problem["weight_format"]:
+            case "native":
+                weights[name] = empty(rows, columns, dtype)
+            case "fp8_block128x128":
+                weights[name] = empty(rows, columns, FLOAT8)
+                blocks = -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)
+                weights[f"{name}_scale"] = empty(*blocks, dtype=torch.float32)
+            case _:
+                weights[name] = empty(rows, columns // PER_INT32, torch.int32)
+                weights[f"{name}_scale"] = empty(rows, columns // GROUP, dtype)
+    return weights
+
+
+def _random_float8(
+    experts: int, rows: int, columns: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normal float8 weights that fill its range, and scales that make them keep the variance."""
+    drawn = torch.randn((DISTINCT_ROWS, columns), generator=generator) * FLOAT8_DEVIATION
+    stored = drawn.clamp(-LARGEST, LARGEST).to(FLOAT8)
+    shape = (experts, -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK))
+    scale = (1 + 0.2 * torch.rand(shape, generator=generator)) * columns**-0.5 / FLOAT8_DEVIATION
+    return _repeated(stored, experts, rows), scale
 
 
 def _repeated(block: torch.Tensor, experts: int, rows: int) -> torch.Tensor:
@@ -120,7 +165,8 @@ def _dense(weights: Tensors, name: str, expert: int, dtype: torch.dtype) -> torc
     scale = weights.get(f"{name}_scale")
     if scale is None:
         return weights[name][expert].to(dtype)
-    return unpack_int4_g32(weights[name][expert], scale[expert], dtype)
+    unpack = unpack_int4_g32 if weights[name].dtype == torch.int32 else dequantise_blocks
+    return unpack(weights[name][expert], scale[expert], dtype)
 
 
 def _loaded(weights: Tensors, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,7 +176,8 @@ def _loaded(weights: Tensors, dtype: torch.dtype) -> tuple[torch.Tensor, torch.T
     dense = []
     for name in ("w13", "w2"):
         packed = weights[name]
-        full = torch.empty((*packed.shape[:2], packed.shape[2] * 8), dtype=dtype, device=packed.device)
+        columns = packed.shape[2] * (PER_INT32 if packed.dtype == torch.int32 else 1)
+        full = torch.empty((*packed.shape[:2], columns), dtype=dtype, device=packed.device)
         for expert in range(len(packed)):  # one at a time: what is in between takes several times the result
             full[expert] = _dense(weights, name, expert, dtype)
         dense.append(full)
@@ -242,9 +289,22 @@ def _in_huge_pages(weight: torch.Tensor) -> torch.Tensor:
     return empty_in_huge_pages(tuple(weight.shape), weight.dtype).copy_(weight)
 
 
+def _triton(*, quantises: bool) -> Callable[[Problem, Mapping[str, Any], Tensors], Kernel]:
+    """Our own Triton kernels, on weights as the checkpoint stores them."""
+
+    def build(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+        from autotune.workloads.kernels.fused_moe import build_experts
+
+        return build_experts(problem, configuration, weights, quantises=quantises)
+
+    return build
+
+
 _IMPLEMENTATIONS: dict[str, Callable[[Problem, Mapping[str, Any], Tensors], Kernel]] = {
     "grouped": _grouped,
     "loop": _loop,
     "batched": _batched,
     "native": _native,
+    "triton": _triton(quantises=False),
+    "triton_fp8": _triton(quantises=True),
 }

@@ -42,8 +42,8 @@ class MlaDecode(Workload):
         """Normal `kv_b`, scaled so that keys and values have the latent's variance."""
         generator, rank = torch.Generator().manual_seed(seed), problem["kv_lora_rank"]
         rows = problem["heads"] * (problem["qk_nope"] + problem["v_dim"])
-        weight = random_weight((rows, rank), rank**-0.5, getattr(torch, problem["dtype"]), generator)
-        return {"kv_b": weight.to(device)}
+        weight = random_weight((rows, rank), rank**-0.5, getattr(torch, problem["dtype"]), generator, device)
+        return {"kv_b": weight}
 
     def weight_names(self, problem: Problem) -> tuple[str, ...]:
         """`kv_b`."""
@@ -51,7 +51,7 @@ class MlaDecode(Workload):
 
     def activations(self, problem: Problem, seed: int, device: str = "cpu") -> Tensors:
         """Standard normal queries and cache."""
-        generator = torch.Generator(device).manual_seed(seed)
+        generator = None if device == "meta" else torch.Generator(device).manual_seed(seed)
         batch, context, heads = problem["batch"], problem["context"], problem["heads"]
         dtype, kv_dtype = getattr(torch, problem["dtype"]), getattr(torch, problem["kv_dtype"])
 
@@ -100,7 +100,7 @@ class MlaDecode(Workload):
     def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
         """The kernel of a configuration; see `search_spaces/mla_decode.toml`."""
         make = _IMPLEMENTATIONS[configuration["implementation"]]
-        return with_threads(make(problem, configuration, weights["kv_b"]), configuration["threads"])
+        return with_threads(make(problem, configuration, weights["kv_b"]), configuration.get("threads"))
 
     def cost(self, problem: Problem) -> Cost:
         """The absorbed form: each head attends to the latent itself, once as key and once as value."""
@@ -263,9 +263,23 @@ def _native(problem: Problem, configuration: Mapping[str, Any], kv_b: torch.Tens
     return run
 
 
+def _triton(*, precise: bool) -> Callable[[Problem, Mapping[str, Any], torch.Tensor], Kernel]:
+    """Our own Triton kernel, on the cache as it is stored."""
+
+    def build(problem: Problem, configuration: Mapping[str, Any], kv_b: torch.Tensor) -> Kernel:
+        from autotune.workloads.kernels.mla_decode import build_latent_attention
+
+        to_key, to_value = _split(problem, kv_b)
+        return build_latent_attention(problem, configuration, to_key, to_value, precise=precise)
+
+    return build
+
+
 _IMPLEMENTATIONS: dict[str, Callable[[Problem, Mapping[str, Any], torch.Tensor], Kernel]] = {
     "expanded": _expanded,
     "absorbed": _absorbed,
     "absorbed_low_precision": _absorbed_low_precision,
     "native": _native,
+    "triton": _triton(precise=True),
+    "triton_low_precision": _triton(precise=False),
 }

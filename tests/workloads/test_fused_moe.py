@@ -13,6 +13,7 @@ from autotune.space.declaration import load_declaration
 from autotune.space.work import estimated_work
 from autotune.workloads.fused_moe import FusedMoe
 from autotune.workloads.int4 import unpack_int4_g32
+from tests.workloads.gpu_targets import configurations, space_on
 
 KIMI = {"experts": 384, "top_k": 8, "hidden": 7168, "intermediate": 256}
 
@@ -21,6 +22,14 @@ class TestConformance(Conformance):
     workload = "fused_moe"
     problems = (
         {"tokens": 67, "experts": 5, "top_k": 3, "hidden": 33, "intermediate": 7},
+        {
+            "tokens": 7,
+            "experts": 3,
+            "top_k": 2,
+            "hidden": 136,
+            "intermediate": 72,
+            "weight_format": "fp8_block128x128",
+        },
         {
             "tokens": 1,
             "experts": 4,
@@ -152,3 +161,29 @@ def test_spaces_of_real_problems_are_modest(tokens: int, weight_format: str) -> 
     declaration = load_declaration("fused_moe")
     problem = declaration.problem({"tokens": tokens, **KIMI, "weight_format": weight_format})
     assert 10 <= len(space_of(problem)) <= 40
+
+
+def test_a_gpu_is_offered_the_parameters_of_vllm_s_files() -> None:
+    """One set for both products, as in the files; SPLIT_K for 4-bit weights alone."""
+    sizes = {"tokens": 16, "experts": 384, "top_k": 8, "hidden": 7168, "intermediate": 256}
+    names = {"BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "num_warps", "num_stages"}
+    for weight_format, extra in (("native", set()), ("int4_g32", {"SPLIT_K"}), ("fp8_block128x128", set())):
+        space = space_on("nvidia-h200", "fused_moe", {**sizes, "weight_format": weight_format})
+        assert {"implementation": "grouped"} == space.baseline
+        found = configurations(space, "triton")
+        assert {"implementation", *names, *extra} == set(found[0])
+        assert 40 <= len(found) <= 400
+
+
+def test_float8_activations_are_for_who_accepts_an_error() -> None:
+    sizes = {"tokens": 16, "experts": 384, "top_k": 8, "hidden": 7168, "intermediate": 256}
+    problem = {**sizes, "weight_format": "fp8_block128x128"}
+    assert not configurations(space_on("nvidia-h200", "fused_moe", problem), "triton_fp8")
+    assert configurations(space_on("nvidia-h200", "fused_moe", problem, 0.05), "triton_fp8")
+
+
+def test_cost_of_float8_blocks_by_hand() -> None:
+    """One expert of 256 x 128 and 128 x 128 in one byte, three blocks of them."""
+    dimensions = {"tokens": 1, "experts": 1, "top_k": 1, "hidden": 128, "intermediate": 128}
+    problem = load_declaration("fused_moe").problem({**dimensions, "weight_format": "fp8_block128x128"})
+    assert 3 * 128 * 128 + 3 * 4 + 2 * 128 * 2 + 8 + 4 == FusedMoe().cost(problem).bytes
