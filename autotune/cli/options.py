@@ -10,6 +10,7 @@ import typer
 from autotune.errors import UsageError
 
 if TYPE_CHECKING:
+    from autotune.fingerprint import Device
     from autotune.space.problem import Problem
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
@@ -111,6 +112,11 @@ def seconds(text: str, option: str) -> float:
     if not pieces or "".join(piece[0] for piece in pieces) != text.strip() or not total > 0:
         raise UsageError(f"{option} {text!r} is not a duration; write e.g. 90s, 5m or 1h30m")
     return total
+
+
+def name_of(device: Device) -> str:
+    """`cpu`, or e.g. `cuda:1`."""
+    return device.kind if device.kind == "cpu" else f"{device.kind}:{device.index}"
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:

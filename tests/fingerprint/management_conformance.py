@@ -1,6 +1,6 @@
 """What every management library must do, the real one included: imported by the tests of each.
 
-A test module has fixtures `library`, of one idle device, and `throttled`, of the same that is held down, which
+A test module has fixtures `library`, of one idle device, and `throttled`, of the same that is held down; that
 may be None where no library can be made to be.
 """
 
