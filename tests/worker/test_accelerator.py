@@ -82,7 +82,7 @@ def bench(monkeypatch):
     monkeypatch.setattr(
         workbench,
         "timer_for",
-        lambda device, cache, l3_bytes: CudaTimer(Doubling.cuda, FakeTelemetry(), l3_bytes, cache),
+        lambda _, cache, l3_bytes: CudaTimer(Doubling.cuda, FakeTelemetry(), l3_bytes, cache),
     )
     marker = os.memfd_create("marker")
     os.truncate(marker, messages.MARKER.size)
