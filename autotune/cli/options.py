@@ -10,6 +10,7 @@ import typer
 from autotune.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
+    from autotune.fingerprint import Device
     from autotune.space.problem import Problem
     from autotune.store import HistoryReader
 
@@ -165,6 +166,11 @@ def digest(reader: HistoryReader, kind: str, text: str | None) -> str | None:
     if len(meant) != 1:
         raise UnknownNameError(kind if not meant else f"(ambiguous) {kind}", text, meant or known)
     return meant.pop()
+
+
+def name_of(device: Device) -> str:
+    """`cpu`, or e.g. `cuda:1`."""
+    return device.kind if device.kind == "cpu" else f"{device.kind}:{device.index}"
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:

@@ -52,6 +52,10 @@ def record(
         str | None, typer.Option("--budget", help="Time after which to stop, e.g. 10m; by default none.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of inputs, order, and the part that is drawn.")] = 0,
+    on: Annotated[
+        str | None,
+        typer.Option("--device", help="cpu, cuda or cuda:1 of this host; its CPU by default."),
+    ] = None,
     module: options.Modules = None,
     json: options.Json = False,
 ) -> int:
@@ -64,7 +68,9 @@ def record(
     from autotune.space import SearchSpace
 
     options.import_modules(module)
-    device = device_named("cpu")
+    device = device_named(on or "cpu")
+    if device.index < 0:
+        raise UsageError(f"--device {on!r}: is a profile, and no device of this host to measure on")
     declared = _declaration(workload, declared_in)
     wanted = declared.problem(options.dimensions(problem))
     space = SearchSpace.build(declared, wanted, device.facts, max_error)

@@ -13,6 +13,7 @@ from autotune.errors import HistoryLockedError, StateDirError, UsageError
 
 if TYPE_CHECKING:
     from autotune.errors import StateError
+    from autotune.fingerprint import Device
     from autotune.search.tuning import Goal, Outcome
     from autotune.space.problem import Problem
 
@@ -37,6 +38,10 @@ def tune(
     objective: options.Objective = "latency",
     latency_limit: options.LatencyLimit = None,
     max_error: options.MaxError = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--device", help="cpu, cuda or cuda:1 of this host; its CPU by default."),
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Tune what was decided before too.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of inputs, proposals and the final's order.")] = 0,
     module: options.Modules = None,
@@ -51,7 +56,8 @@ def tune(
 
     options.import_modules(module)
     goal = Goal(options.objective(objective, latency_limit), max_error)
-    goal.check_measurable("cpu")
+    device = _host_device(on)
+    goal.check_measurable(options.name_of(device))
     if (workload is None) == (model is None):
         raise UsageError("give a workload with -p m=16,..., or --model NAME; see 'autotune tune --help'")
     if model is not None:
@@ -62,7 +68,7 @@ def tune(
     seconds = options.seconds(budget, "--budget") if budget else None
     try:
         outcomes, interrupted = _tune(
-            problems, goal, seconds, trials, again, seed, module or [], show=not json
+            problems, device, goal, seconds, trials, again, seed, module or [], show=not json
         )
     except (HistoryLockedError, StateDirError) as refused:
         return _ask_daemon(problems, goal, again, refused, json)
@@ -75,8 +81,24 @@ def tune(
     return 1 if outcomes and all(outcome.failure for outcome in outcomes) else 0
 
 
+def _host_device(name: str | None) -> Device:
+    """The device to tune on.
+
+    Raises:
+        UsageError: it is a family's, which is not here to be measured.
+        UnknownNameError: this host has no such device.
+    """
+    from autotune.fingerprint import device_named
+
+    device = device_named(name or "cpu")
+    if device.index < 0:
+        raise UsageError(f"--device {name!r}: is a profile, and no device of this host to measure on")
+    return device
+
+
 def _tune(
     problems: list[Problem],
+    device: Device,
     goal: Goal,
     seconds: float | None,
     trials: int | None,
@@ -98,8 +120,6 @@ def _tune(
     settings = load_settings()
     measure = settings.measure
     host = probe().devices
-    # The stock workloads have no implementation for another device yet.
-    device = next(device for device in host if device.kind == "cpu")
     study_seconds = settings.study.budget_seconds
     if seconds is not None and len(problems) == 1:
         study_seconds = seconds

@@ -87,7 +87,7 @@ def understood(datagram: bytes) -> Wish:
     request = _decoder.decode(datagram)
     check_objective(request.objective)
     if request.objective == "energy":
-        meter_for("cpu")  # the only kind with a meter
+        meter_for("cpu")  # as far as can be told here: a device's own meter is asked when it is tuned
     dimensions, key = dict(request.problem), ""
     if request.workload in shipped():
         # As look-ups know it: parsing the whole search space for each datagram would take a millisecond.

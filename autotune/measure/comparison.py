@@ -73,6 +73,10 @@ class Rules(msgspec.Struct, frozen=True):
     energy: bool = False
 
 
+DISTURBED_SHARE = 0.5
+"""Of the time, in which disturbed rounds are left out."""
+
+
 class Outcome(StrEnum):
     """How a challenger stands against defender and baseline together: the worse of the two."""
 
@@ -165,6 +169,7 @@ def compare(
     rules: Rules | None = None,
     seed: int = 0,
     clock: Callable[[], float] = time.monotonic,
+    disturbed: Callable[[], bool] = lambda: False,
 ) -> Comparison:
     """Run interleaved rounds until every challenger is decided or a cap is reached.
 
@@ -179,6 +184,8 @@ def compare(
         rules: margin, confidence and caps.
         seed: of the order within rounds and of the bootstrap.
         clock: seconds, for the time cap.
+        disturbed: asked after each round whether it is worthless; then it is left out, but not in the second
+            half of the time: pairs within a round are as fair as can be had then.
 
     Raises:
         InternalError: baseline or incumbent is not among the contenders, or a name is there twice.
@@ -195,8 +202,10 @@ def compare(
         row = np.full(len(names), math.nan)
         for i in order.permutation([names.index(name) for name in rounds.running]):
             row[i] = sample(int(i))
-        rounds.add(row)
         now = clock()
+        if disturbed() and now - start < DISTURBED_SHARE * rules.budget_seconds:
+            continue
+        rounds.add(row)
         if rounds.count >= look:
             rounds.judge()
             look = max(look + 1, math.ceil(look * LOOK_GROWTH) if look > LOOK_EVERY_ROUND_UNTIL else 0)

@@ -19,9 +19,12 @@ from autotune.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from autotune.fingerprint.management import ManagedDevice
     from autotune.measure.comparison import Comparison
 
 POWERCAP = Path("/sys/class/powercap")
+DEVICE_WINDOW_SECONDS = 1.0
+"""NVML's counter moves every 20 to 100 ms: read to some per cent."""
 WINDOW_SECONDS = 0.2
 """Two hundred steps of a counter: read to half a per cent."""
 
@@ -79,6 +82,50 @@ class RaplMeter:
         return [int(counter.read_text()) for counter in self._counters]
 
 
+class DeviceMeter:
+    """The energy counter of a GPU's board, as its vendor's library reads it.
+
+    It moves a few times in a tenth of a second, so a window is longer than a processor's.
+
+    Args:
+        device: the vendor's view of it.
+        synchronize: waits for its queue.
+        most_queued: calls queued before waiting for them.
+
+    Raises:
+        UsageError: it counts no energy.
+    """
+
+    def __init__(
+        self, device: ManagedDevice, synchronize: Callable[[], object], most_queued: int = 64
+    ) -> None:
+        if device.energy() is None:
+            raise UsageError(
+                "energy cannot be measured here: the device counts none (NVIDIA's do from Volta on); choose "
+                "--objective latency, tail or throughput"
+            )
+        self._device, self._synchronize, self._most_queued = device, synchronize, most_queued
+
+    def use(self, call: Callable[[], object], seconds: float = DEVICE_WINDOW_SECONDS) -> Used:
+        """What a call takes, over as many as fit a window; one at least."""
+        call()
+        self._synchronize()
+        before, start = self._device.energy(), time.perf_counter()
+        calls, elapsed, queued = 0, 0.0, 1
+        while elapsed < seconds or not calls:
+            for _ in range(queued):
+                call()
+            self._synchronize()
+            calls += queued
+            elapsed = time.perf_counter() - start
+            # Waiting for each call would be measured with it; the queue must not outlast the window either.
+            queued = max(1, min(self._most_queued, int(0.1 * seconds * calls / max(elapsed, 1e-9))))
+        after = self._device.energy()
+        if before is None or after is None:
+            raise UsageError("the device has ceased to count its energy")
+        return Used(max(after - before, 0.0) / calls, elapsed / calls)
+
+
 def of_energy(comparison: Comparison, took: Mapping[str, Sequence[float]]) -> Comparison:
     """A comparison of nanojoules, its proofs with the latencies of the same windows.
 
@@ -100,12 +147,23 @@ def of_energy(comparison: Comparison, took: Mapping[str, Sequence[float]]) -> Co
     return replace(comparison, proofs=proofs)
 
 
-def meter_for(device: str) -> RaplMeter:
+def meter_for(device: str) -> RaplMeter | DeviceMeter:
     """The meter of a device.
+
+    Args:
+        device: `cpu`, or e.g. `cuda:0`.
 
     Raises:
         UsageError: its energy cannot be measured.
     """
-    if device != "cpu":
-        raise UsageError(f"energy cannot be measured on device {device!r} yet; expected 'cpu'")
-    return RaplMeter()
+    if device == "cpu":
+        return RaplMeter()
+    from autotune.measure.telemetry import synchronizer, telemetry_of
+
+    told = telemetry_of(device)
+    if told is None:
+        raise UsageError(
+            f"energy cannot be measured on device {device!r}: its vendor's library does not answer; choose "
+            "--objective latency, tail or throughput"
+        )
+    return DeviceMeter(told, synchronizer(device))

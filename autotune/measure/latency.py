@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from autotune.measure.statistics import StoppingRule
     from autotune.measure.timers import Timer
 
+THROTTLED = "throttled"
+"""Why sampling ended where clocks were held down all the time: all samples are kept, and all are such."""
 WARM_UP_SHARE = 0.2
 """Part of the budget after which a second warm-up call is not worth its time."""
 
@@ -35,14 +37,30 @@ def measure_latency(timer: Timer, call: Callable[[], object], rule: StoppingRule
         rule: when samples are enough.
     """
     samples: list[int] = []
+    worthless: list[int] = []
     stopped = None
     with garbage_collection_paused():
         warm_up(call, rule.budget_seconds)
+        prepared = timer.prepared(call)
+        timer.settle(prepared)
         before = timer.clocks()
         start = time.monotonic()
         while stopped is None:
-            samples.append(timer.sample(call))
-            stopped = rule.stop(samples, time.monotonic() - start)
+            batch = [timer.sample(prepared) for _ in range(timer.batch)]
+            (worthless if timer.throttled(prepared) else samples).extend(batch)
+            elapsed = time.monotonic() - start
+            if samples:
+                stopped = rule.stop(samples, elapsed)
+            elif elapsed > rule.budget_seconds or len(worthless) >= rule.max_samples:
+                # It is always held down under this call: that is how it runs here, and it is said so.
+                samples, worthless, stopped = worthless, [], THROTTLED
         after = timer.clocks()
     clocks = {name: (mhz + after.get(name, mhz)) / 2 for name, mhz in before.items()}
-    return Measurement(tuple(samples), stopped, timer.name, timer.cache, clocks=clocks)
+    return Measurement(
+        tuple(samples),
+        stopped,
+        timer.name_of(prepared),
+        timer.cache,
+        discarded=len(worthless),
+        clocks=clocks,
+    )

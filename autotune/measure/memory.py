@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import torch
 
@@ -49,18 +49,20 @@ class MemoryHeld:
 
     Args:
         weights: the tensors that the build is given.
+        allocated: tells the bytes that are allocated now, where the tensors are.
     """
 
-    def __init__(self, weights: Iterable[torch.Tensor]) -> None:
+    def __init__(self, weights: Iterable[torch.Tensor], allocated: Callable[[], int] | None = None) -> None:
         gc.collect()
+        self._now = allocated or allocated_bytes
         self._storages = {storage.data_ptr(): storage for storage in (w.untyped_storage() for w in weights)}
         self._uses = {pointer: _uses(storage) for pointer, storage in self._storages.items()}
-        self._allocated = allocated_bytes()
+        self._allocated = self._now()
 
     def bytes_since(self) -> int:
         """Bytes held now by what was built since this object was made."""
         gc.collect()
-        fresh = max(0, allocated_bytes() - self._allocated)
+        fresh = max(0, self._now() - self._allocated)
         kept = sum(
             storage.nbytes()
             for pointer, storage in self._storages.items()

@@ -1,7 +1,7 @@
 """Poisoned allocations: memory that a kernel leaves unwritten is full of garbage that no check can miss.
 
 Fresh memory often holds zeros, or the right answer of the call before. Inside `poisoned` every allocation
-on the CPU comes back filled with 0x7F bytes: a huge finite number in float32, float64 and bfloat16 (unlike
+comes back filled with 0x7F bytes: a huge finite number in float32, float64 and bfloat16 (unlike
 NaN it stays harmless where it is multiplied by zero, as padding may be), NaN in float16, 127 in int8.
 """
 
@@ -70,9 +70,10 @@ def patched_torch() -> Iterator[None]:
 def _filled(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def allocate_poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
         fresh = allocate(*args, **kwargs)
-        if fresh.device.type == "cpu" and not fresh.is_mkldnn:
+        if fresh.device.type in ("cpu", "cuda") and not fresh.is_mkldnn:
             # torch.tensor, since torch.empty is this very function while the replacement lasts.
-            torch.tensor([], dtype=torch.uint8).set_(fresh.untyped_storage()).fill_(POISON_BYTE)
+            bytes_of = torch.tensor([], dtype=torch.uint8, device=fresh.device)
+            bytes_of.set_(fresh.untyped_storage()).fill_(POISON_BYTE)
         return fresh
 
     return allocate_poisoned

@@ -12,7 +12,7 @@ import gc
 import os
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.errors import UsageError
 
@@ -32,15 +32,27 @@ class Timer(Protocol):
     """Takes one sample of a call's latency.
 
     Attributes:
-        name: what took the time, as stored with a measurement.
         cache: `cold` or `hot`.
+        batch: samples between two looks at what holds the clocks down.
     """
 
-    name: str
     cache: str
+    batch: int
 
-    def sample(self, call: Callable[[], object]) -> int:
+    def prepared(self, call: Callable[[], object]) -> Any:
+        """What `sample` takes in the call's place: its graph, say."""
+
+    def name_of(self, prepared: Any) -> str:
+        """What takes the time of a prepared call, as stored with a measurement."""
+
+    def settle(self, prepared: Any) -> None:
+        """Bring the device into the state in which samples are alike."""
+
+    def sample(self, prepared: Any) -> int:
         """Latency of one call in nanoseconds; what must happen before it stays outside the timed region."""
+
+    def throttled(self, prepared: Any) -> bool:
+        """Whether the samples since the last time may be worthless, since clocks were held down."""
 
     def clocks(self) -> dict[str, float]:
         """Clock readings in MHz by name; empty where the device does not tell."""
@@ -53,11 +65,26 @@ class CpuTimer:
         evict: displaces what the caches hold; None measures with hot caches.
     """
 
-    name = "monotonic"
+    batch = 1
 
     def __init__(self, evict: Callable[[], object] | None) -> None:
         self._evict = evict
         self.cache = "hot" if evict is None else "cold"
+
+    def prepared(self, call: Callable[[], object]) -> Callable[[], object]:
+        """The call itself."""
+        return call
+
+    def name_of(self, prepared: object) -> str:  # noqa: ARG002 - the contract
+        """The clock of all."""
+        return "monotonic"
+
+    def settle(self, prepared: object) -> None:
+        """Nothing: every sample starts from the same state."""
+
+    def throttled(self, prepared: object) -> bool:  # noqa: ARG002 - the contract
+        """A CPU does not tell."""
+        return False
 
     def sample(self, call: Callable[[], object]) -> int:
         """Latency of one call in nanoseconds."""
@@ -80,17 +107,23 @@ def timer_for(device: str, *, cache: str = "cold", l3_bytes: int = 0) -> Timer:
     """The timer of a device.
 
     Args:
-        device: `cpu`.
+        device: `cpu`, or e.g. `cuda:0`.
         cache: `cold` or `hot`.
         l3_bytes: size of the last-level cache that the device's cores share, 0 if unknown.
 
     Raises:
         UsageError: the device or the cache mode has no timer.
     """
-    if device != "cpu":
-        raise UsageError(f"no timer for device {device!r}; expected 'cpu'")
+    if device != "cpu" and not device.startswith("cuda"):
+        raise UsageError(f"no timer for device {device!r}; expected 'cpu' or 'cuda:<index>'")
     if cache not in ("cold", "hot"):
         raise UsageError(f"no cache mode {cache!r}; expected 'cold' or 'hot'")
+    if device != "cpu":
+        from autotune.measure.cuda_runtime import TorchCuda
+        from autotune.measure.cuda_timer import CudaTimer
+        from autotune.measure.telemetry import telemetry_of
+
+        return CudaTimer(TorchCuda(), telemetry_of(device), l3_bytes, cache)
     return CpuTimer(cache_eviction(l3_bytes) if cache == "cold" else None)
 
 

@@ -41,7 +41,8 @@ class Measurement(msgspec.Struct, frozen=True):
 
     Attributes:
         samples_ns: one entry per timed call, in the order taken.
-        stopped: why sampling ended: `converged`, `time_cap`, `sample_cap` or `clearly_slower`.
+        stopped: why sampling ended: `converged`, `time_cap`, `sample_cap`, `clearly_slower`, or `throttled`:
+            clocks were held down from the first sample to the last.
         timer: what took the time, e.g. `monotonic`, `cuda_events`, `cuda_graph`.
         cache: `cold` (evicted before each call) or `hot`.
         discarded: samples thrown away because the device was throttled.

@@ -180,7 +180,7 @@ class Failed(_Message, frozen=True):
     """A trial did not end well.
 
     Attributes:
-        spoilt: the process must not run anything else: its inputs were written to.
+        spoilt: the process must not run anything else: its inputs were written to, or its device is lost.
     """
 
     verdict: str

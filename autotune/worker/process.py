@@ -16,7 +16,7 @@ from autotune import paths
 from autotune.errors import ConfigError, InternalError, TrialError
 from autotune.measure.memory import resident_bytes, says_out_of_memory
 from autotune.store.records import Verdict
-from autotune.worker.environment import environment
+from autotune.worker.environment import environment, inside
 from autotune.worker.framing import FrameBuffer, write_frame
 from autotune.worker.messages import MARKER
 
@@ -50,7 +50,7 @@ class Process:
 
     Args:
         python: the interpreter.
-        device: `cpu`.
+        device: `cpu`, or e.g. `cuda:1`, the host's number of it.
         modules: imported first; they register workloads.
         memory_bytes: what trials may hold beyond the idle worker.
 
@@ -75,7 +75,7 @@ class Process:
         self._output, theirs_output = os.pipe()
         descriptors = (theirs_requests, theirs_replies, self._marker)
         command = [python, "-P", "-c", BOOTSTRAP, os.path.dirname(paths.PACKAGE_DIR)]
-        command += [*map(str, descriptors), device, str(memory_bytes), *modules]
+        command += [*map(str, descriptors), inside(device), str(memory_bytes), *modules]
         try:
             self._warden = subprocess.Popen(
                 command,
@@ -84,7 +84,7 @@ class Process:
                 stderr=theirs_output,
                 pass_fds=descriptors,
                 start_new_session=True,
-                env=environment(),
+                env=environment(device),
             )
         except OSError as error:
             for descriptor in (self._requests, self._replies, self._output, self._marker):

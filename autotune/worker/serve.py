@@ -81,6 +81,6 @@ def _answer(bench: Workbench, request: messages.Request) -> messages.Reply:
             case messages.MeasureCeilings():
                 return bench.ceilings()
     except TrialError as failure:
-        return messages.Failed(failure.verdict, failure.reason, failure.slot, bench.spoilt)
+        return messages.Failed(failure.verdict, failure.reason, failure.slot, bench.broken)
     except AutotuneError as error:
         return messages.Refused(one_line(error))

@@ -27,6 +27,7 @@ from autotune.measure.timers import garbage_collection_paused, timer_for
 from autotune.space.problem import Problem
 from autotune.store.records import Feasibility, Verdict
 from autotune.worker import messages
+from autotune.worker.accelerator import Accelerator
 from autotune.worker.feasibility import CompilePool
 from autotune.worker.messages import MARKER
 from autotune.workloads.base import Workload
@@ -34,10 +35,10 @@ from autotune.workloads.native import compile_ahead
 from autotune.workloads.registry import workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from autotune.measure.timers import Timer
-    from autotune.workloads.base import Kernel, Tensors
+    from autotune.workloads.base import Cost, Kernel, Tensors
     from autotune.workloads.native import NativeKernel
 
 ENERGY_WINDOWS = 3
@@ -74,7 +75,7 @@ class Workbench:
     """Runs the stages of trials.
 
     Args:
-        device: `cpu`.
+        device: `cpu` or `cuda:0`.
         marker: descriptor of the memory file in which a comparison notes its contender.
         modules: that register workloads.
     """
@@ -88,12 +89,16 @@ class Workbench:
         facts = cpu_facts()
         # torch counts the cores of the machine; a container may use fewer.
         self._threads = int(facts["cores"])
-        self._l3_bytes = int(facts["l3_bytes"])
+        self._accelerator = None if device == "cpu" else Accelerator(device)
+        self._cache_bytes = (
+            int(facts["l3_bytes"]) if self._accelerator is None else self._accelerator.l2_bytes
+        )
         self._timers: dict[str, Timer] = {}
         self._problem: Problem | None = None
         self._workload: Workload
         self._weights: Tensors
         self._weights_sum = 0
+        self._cost: Cost
         self._cases: dict[int, Case] = {}
         self._slots: dict[str, Slot] = {}
         self.settle()
@@ -125,7 +130,7 @@ class Workbench:
             self._seed = request.seed
             for seed in (request.seed, request.seed + 1):
                 self._case(seed)
-            cost = self._workload.cost(problem)
+            cost = self._cost = self._workload.cost(problem)
         seconds = time.perf_counter() - start
         compiles = type(self._workload).native_kernels is not Workload.native_kernels
         compilers = self._threads if compiles or self.device != "cpu" else 1
@@ -158,7 +163,7 @@ class Workbench:
         with self._leaving_inputs_alone(case):
             with _failing_as(Verdict.COMPILE_ERROR):
                 arguments = self._arguments(request.configuration, case.activations)
-                held = MemoryHeld(self._weights.values())
+                held = MemoryHeld(self._weights.values(), self._allocated)
                 start = time.perf_counter()
                 # Tensors of its own on the same storage: what the build keeps can be told from what we hold.
                 weights = {name: weight.detach() for name, weight in self._weights.items()}
@@ -168,10 +173,10 @@ class Workbench:
                     raise TrialError(Verdict.COMPILE_ERROR, one_line(error)) from None
                 del weights
             with _failing_as(Verdict.CRASHED):
-                call_seconds = _seconds(kernel, arguments)
+                call_seconds = self._seconds(kernel, arguments)
                 seconds = time.perf_counter() - start
                 if request.slow_call_seconds is not None and call_seconds > request.slow_call_seconds:
-                    call_seconds = min(call_seconds, _seconds(kernel, arguments))
+                    call_seconds = min(call_seconds, self._seconds(kernel, arguments))
         if len(sys.modules) > modules + 100:
             gc.freeze()  # a compiler was imported, to stay
         self._slots[request.slot] = Slot(request.configuration, kernel, arguments)
@@ -200,19 +205,21 @@ class Workbench:
             if meter is not None:
                 joules = median(meter.use(slot.call).joules for _ in range(ENERGY_WINDOWS))
                 measurement = replace(measurement, joules=joules)
+        self._refuse_impossible(measurement.p50_ns, request.cache)
         return messages.Measured(measurement)
 
     def compare(self, request: messages.Compare) -> messages.Compared:
         """Interleaved rounds over slots, cold-cache."""
         calls = [self._slot(name).call for name in request.slots]
         timer = self._timer("cold")
+        prepared: list[Any] = []
         meter = meter_for(self.device) if request.rules.energy else None
         took: dict[str, list[float]] = {name: [] for name in request.slots}
 
         def sample(i: int) -> float:
             MARKER.pack_into(self._marker, 0, i)
             if meter is None:
-                return timer.sample(calls[i])
+                return timer.sample(prepared[i])
             used = meter.use(calls[i])
             took[request.slots[i]].append(used.seconds)
             return 1e9 * used.joules
@@ -223,6 +230,8 @@ class Workbench:
                 for i, call in enumerate(calls):
                     MARKER.pack_into(self._marker, 0, i)
                     warm_up(call, request.rules.budget_seconds / len(calls))
+                    prepared.append(timer.prepared(call))
+                timer.settle(prepared[0])
                 comparison = compare(
                     sample,
                     request.slots,
@@ -230,7 +239,12 @@ class Workbench:
                     incumbent=request.incumbent,
                     rules=request.rules,
                     seed=request.seed,
+                    disturbed=lambda: meter is None and timer.throttled(prepared[0]),
                 )
+            if meter is None:
+                for i, name in enumerate(request.slots):
+                    MARKER.pack_into(self._marker, 0, i)
+                    self._refuse_impossible(comparison.proofs[name].latency_ns, "cold")
         except TrialError as failure:
             failure.slot = request.slots[MARKER.unpack_from(self._marker)[0]]
             raise
@@ -246,7 +260,10 @@ class Workbench:
         from autotune.measure.ceilings import measure_ceilings
 
         with _failing_as(Verdict.CRASHED):
-            limits = measure_ceilings(self._l3_bytes)
+            if self._accelerator is None:
+                limits = measure_ceilings(self._cache_bytes)
+            else:
+                limits = self._accelerator.ceilings()
         return messages.CeilingsMeasured(
             limits.memory_bandwidth_bytes_per_s, dict(limits.matmul_flops), limits.measured_at
         )
@@ -263,8 +280,30 @@ class Workbench:
 
     def _timer(self, cache: str) -> Timer:
         if cache not in self._timers:
-            self._timers[cache] = timer_for(self.device, cache=cache, l3_bytes=self._l3_bytes)
+            self._timers[cache] = timer_for(self.device, cache=cache, l3_bytes=self._cache_bytes)
         return self._timers[cache]
+
+    @property
+    def broken(self) -> bool:
+        """Whether the process must run nothing else: inputs were spoilt, or the device's context is lost."""
+        return self.spoilt or (self._accelerator is not None and self._accelerator.is_lost())
+
+    @property
+    def _allocated(self) -> Callable[[], int] | None:
+        return None if self._accelerator is None else self._accelerator.allocated
+
+    def _seconds(self, kernel: Kernel, arguments: tuple[torch.Tensor, ...]) -> float:
+        """What one call takes, until its work is done."""
+        start = time.perf_counter()
+        kernel(*arguments)
+        if self._accelerator is not None:
+            self._accelerator.synchronize()
+        return time.perf_counter() - start
+
+    def _refuse_impossible(self, latency_ns: float, cache: str) -> None:
+        limits = None if self._accelerator is None else self._accelerator.limits
+        if limits is not None:
+            limits.refuse_impossible(latency_ns, self._cost.flops, self._cost.bytes, self._cost.dtype, cache)
 
     def _case(self, seed: int) -> Case:
         if seed not in self._cases:
@@ -301,13 +340,6 @@ def _compile(kernel: NativeKernel) -> float:
     start = time.perf_counter()
     with suppress(AutotuneError):
         compile_ahead(kernel)
-    return time.perf_counter() - start
-
-
-def _seconds(kernel: Kernel, arguments: tuple[torch.Tensor, ...]) -> float:
-    """What one call takes."""
-    start = time.perf_counter()
-    kernel(*arguments)
     return time.perf_counter() - start
 
 

@@ -131,7 +131,7 @@ def test_a_library_that_hangs_reads_as_busy_until_it_answers() -> None:
     class Hanging:
         looks = 0
 
-        def look(self, tuning: bool):  # noqa: ARG002 - the contract
+        def look(self, tuning: bool):
             self.looks += 1
             release.wait()
             return []

@@ -1,6 +1,6 @@
 """`y = x @ w.T`, each implementation of which does harm in its own way."""
 
-# ruff: noqa: ARG002, ARG005
+# ruff: noqa: ARG005
 
 from __future__ import annotations
 

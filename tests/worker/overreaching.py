@@ -1,7 +1,5 @@
 """`y = 2 x`, in Triton: some configurations need more of a GPU than it has, some do not compile."""
 
-# ruff: noqa: ARG002
-
 from __future__ import annotations
 
 import os

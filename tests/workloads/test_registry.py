@@ -1,4 +1,3 @@
-# ruff: noqa: ARG002 - a workload's methods take what the contract gives them
 from __future__ import annotations
 
 import sys
