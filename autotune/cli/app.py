@@ -13,6 +13,8 @@ from autotune.cli.database import app as database
 from autotune.cli.diff import diff
 from autotune.cli.doctor import doctor
 from autotune.cli.explain import explain
+from autotune.cli.export import app as export
+from autotune.cli.export import importing
 from autotune.cli.fingerprint import fingerprint
 from autotune.cli.history import history, show
 from autotune.cli.lease import lease, pause, resume
@@ -68,3 +70,5 @@ for command in (
 app.add_typer(database, name="db")
 app.add_typer(config, name="config")
 app.add_typer(service, name="service")
+app.add_typer(export, name="export")
+app.add_typer(importing, name="import")

@@ -14,9 +14,10 @@ from autotune.measure.energy import meter_for
 from autotune.search.objective import objective_named
 from autotune.search.preparation import Preparations
 from autotune.search.study import Budget, Study
-from autotune.search.transfer import FromHistory, nearest
+from autotune.search.transfer import FromBundles, FromHistory, nearest
 from autotune.space.declared import check_objective
 from autotune.space.searchspace import SearchSpace
+from autotune.store.bundles import candidates
 from autotune.store.records import StudyKey, Verdict
 from autotune.workloads.registry import declaration
 
@@ -116,7 +117,11 @@ class Tuner:
         # Of the worker's interpreter, which need not be this one.
         facts = worker.stack()
         self.stack = stack_digest(device.kind, facts)
-        self.sources = (FromHistory(history, device, self.stack), *sources)
+        self.sources: tuple[Source, ...] = (
+            FromHistory(history, device, self.stack),
+            FromBundles(history, device, self.stack),
+            *sources,
+        )
         history.record_device(device)
         history.record_stack(self.stack, facts)
 
@@ -155,13 +160,21 @@ class Tuner:
         )
         # Winners whose studies were lost with an earlier history are all that is known of a neighbour.
         hints = [] if prior else self.history.neighbours(self.device.digest, problem, goal.objective)
+        device = self.device
+        # What won on a machine like this one is tried whatever else is known: that proves or refutes it.
+        hints = [
+            *candidates(self.history, problem, goal.objective, device.kind, device.family, device.digest)[
+                :MOST_HINTS
+            ],
+            *hints,
+        ]
         study = Study(
             key,
             space,
             self.worker,
             self.history,
             budget,
-            hints=hints[:MOST_HINTS],
+            hints=hints[: 2 * MOST_HINTS],
             prior=prior,
             rules=self.rules,
             limit_ns=self.limit_ns,
