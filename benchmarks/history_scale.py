@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import resource
 import socket
 import subprocess
 import sys
@@ -176,15 +177,15 @@ def winner_columns_of(problem: Problem) -> dict[str, Any]:
     )
 
 
-def publishing_seconds(history: History) -> Iterator[float]:
-    """What publishing takes after one more decision, each time."""
+def publishing_seconds(history: History) -> Iterator[tuple[float, float]]:
+    """Wall clock and processor time of publishing after one more decision, each time."""
     for number in range(TRIES):
         with history.writing() as connection:
             connection.execute("UPDATE winner SET decided_at = decided_at + 1 WHERE id = ?", (number + 1,))
             mark_stale(connection)
-        started = time.perf_counter()
+        used, started = time.process_time(), time.perf_counter()
         history.publish(f"again {number}")
-        yield time.perf_counter() - started
+        yield time.perf_counter() - started, time.process_time() - used
 
 
 def lookup_seconds(folder: str) -> float:
@@ -210,11 +211,11 @@ def lookup_seconds(folder: str) -> float:
     return min(map(float, taken))
 
 
-def command_seconds(folder: str, words: tuple[str, ...]) -> float:
-    """A command, its interpreter's start included."""
+def command_seconds(folder: str, words: tuple[str, ...]) -> tuple[float, float]:
+    """A command, its interpreter's start included: wall clock and processor time."""
     taken = []
     for _ in range(2):
-        started = time.perf_counter()
+        used, started = _children_seconds(), time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", "autotune", *words],
             env={**os.environ, "AUTOTUNE_STATE_DIR": folder},
@@ -222,8 +223,13 @@ def command_seconds(folder: str, words: tuple[str, ...]) -> float:
             stdout=subprocess.DEVNULL,
             check=True,
         )
-        taken.append(time.perf_counter() - started)
-    return min(taken)
+        taken.append((time.perf_counter() - started, _children_seconds() - used))
+    return min(wall for wall, _ in taken), min(cpu for _, cpu in taken)
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def page_seconds(site: str, path: str, server: psutil.Process) -> tuple[float, float]:
@@ -244,9 +250,13 @@ def measure(folder: str, trials: int) -> bool:
     print(f"snapshot {os.path.getsize(os.path.join(folder, 'best.db')) / 2**20:.1f} MiB")
     rows: list[tuple[str, float, float]] = []
     with open_history(folder) as history:
-        rows.append(("publishing after a decision", min(publishing_seconds(history)), PUBLISH_SECONDS))
+        wall, cpu = map(min, zip(*publishing_seconds(history), strict=True))
+        name = f"publishing after a decision  ({1e3 * cpu:.0f} ms of processor)"
+        rows.append((name, wall, PUBLISH_SECONDS))
     rows.append(("first look-up of a process", lookup_seconds(folder), LOOKUP_SECONDS))
-    rows += [(f"autotune {' '.join(w)}", command_seconds(folder, w), COMMAND_SECONDS) for w in COMMANDS]
+    for words in COMMANDS:
+        wall, cpu = command_seconds(folder, words)
+        rows.append((f"autotune {' '.join(words)}  ({1e3 * cpu:.0f} ms of processor)", wall, COMMAND_SECONDS))
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

@@ -139,7 +139,7 @@ def _read(file: str) -> tuple[bytes, str]:
     path = shipped if os.sep not in file and not os.path.exists(file) and os.path.exists(shipped) else file
     try:
         if not os.path.isfile(path):
-            raise UsageError(f"{file}: is not a file, and no bundle of that name is shipped")
+            raise UsageError(f"{file!r}: is not a file, and no bundle of that name is shipped")
         with open(path, "rb") as opened:
             return opened.read(LARGEST_FILE + 1), path
     except (OSError, ValueError) as error:

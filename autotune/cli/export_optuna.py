@@ -90,6 +90,5 @@ def _write(storage: Any, entry: Any, rows: Any) -> bool:
     }
     for fact, value in facts.items():
         made.set_user_attr(fact, value)
-    made.set_metric_names(["median_ms"])
     made.add_trials(optuna_trials(rows))
     return True

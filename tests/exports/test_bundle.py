@@ -39,7 +39,7 @@ from tests.store.factories import (
     winner,
 )
 
-OFTEN = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+OFTEN = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def test_what_is_no_bundle_is_refused(data: bytes, message: str) -> None:
 def test_a_small_file_that_unpacks_without_end_is_refused(made: bytes) -> None:
     header = made.partition(b"\n")[0]
     compressor = zlib.compressobj(9, zlib.DEFLATED, 31)
-    bomb = compressor.compress(bytes(200 << 20)) + compressor.flush()
+    bomb = compressor.compress(bytes(16 << 20)) + compressor.flush()
     with pytest.raises(UsageError, match="cut off or has something appended"):
         bundles.read(header + b"\n" + bomb, "x")
 
@@ -328,16 +328,11 @@ def test_any_value_at_any_place_is_taken_whole_or_refused(
     bundles.read(bundles.write(read), "x")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data(), value=VALUES)
-def test_nothing_is_applied_by_half(
-    made: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, value: Any
-) -> None:
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_nothing_is_applied_by_half(made: bytes, tmp_path: Path, rows: int) -> None:
     """A step of the import that fails leaves the history as it was."""
-    folder = tmp_path_factory.mktemp("half")
     content, digest = bundles.read(made, "x")
-    rows = data.draw(st.integers(0, 2))
-    with open_history(str(folder)) as history:
+    with open_history(str(tmp_path)) as history:
         broken = msgspec.structs.replace(
             content,
             winners=[*content.winners[:rows], msgspec.structs.replace(content.winners[0], device="gone")],
@@ -354,7 +349,7 @@ def test_nothing_is_applied_by_half(
     ("words", "message"),
     [
         (("import", "bundle", "nowhere.bundle"), "is not a file"),
-        (("import", "bundle", "a\0b"), "cannot be read"),
+        (("import", "bundle", "a\0b"), "is not a file"),
         (("import", "undo", "7"), "unknown bundle '7'"),
         (("export", "bundle", "--to", "{there}"), "is there already"),
         (("export", "bundle", "--to", "{new}", "--workload", "none"), "no winner is meant"),
