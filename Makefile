@@ -1,5 +1,6 @@
 # make tune    set up, then tune Kimi K2.5's layers on this machine for a few minutes
 # make test    set up, then the tests; `make test-slow` also runs those that take minutes
+# make test-web  the site in Chromium; screenshots go to build/screenshots
 # make faults  the daemon's fault campaign; FAULT_KILLS=200 for the whole of it
 # make soak    the daemon under random use and kills for SOAK_SECONDS, half an hour by default
 # make check   formatting, lint and types
@@ -15,7 +16,7 @@ BUDGET ?= 240s
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help tune test test-slow faults soak check bench deb test-deb clean
+.PHONY: help tune test test-slow test-web faults soak check bench deb test-deb clean
 .DEFAULT_GOAL := help
 
 help:
@@ -40,7 +41,10 @@ tune: $(INSTALLED)
 		'import autotune; print(autotune.get_best_config("linear", m=16, n=2112, k=7168).explain())'
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not browser"
+
+test-web: $(INSTALLED)
+	$(BIN)/python -m pytest -m browser tests/web
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest --timeout 3600 -m "not deb and not soak and not (slow and faults)"
@@ -60,6 +64,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/lookup.py
 	$(BIN)/python benchmarks/measurement.py
 	$(BIN)/python benchmarks/outcome.py
+	$(BIN)/python benchmarks/history_scale.py
 
 deb: $(INSTALLED)
 	PYTHON=$(BIN)/python debian/build

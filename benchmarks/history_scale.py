@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import resource
 import socket
 import subprocess
 import sys
@@ -21,6 +22,8 @@ import urllib.request
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -174,15 +177,15 @@ def winner_columns_of(problem: Problem) -> dict[str, Any]:
     )
 
 
-def publishing_seconds(history: History) -> Iterator[float]:
-    """What publishing takes after one more decision, each time."""
+def publishing_seconds(history: History) -> Iterator[tuple[float, float]]:
+    """Wall clock and processor time of publishing after one more decision, each time."""
     for number in range(TRIES):
         with history.writing() as connection:
             connection.execute("UPDATE winner SET decided_at = decided_at + 1 WHERE id = ?", (number + 1,))
             mark_stale(connection)
-        started = time.perf_counter()
+        used, started = time.process_time(), time.perf_counter()
         history.publish(f"again {number}")
-        yield time.perf_counter() - started
+        yield time.perf_counter() - started, time.process_time() - used
 
 
 def lookup_seconds(folder: str) -> float:
@@ -208,11 +211,11 @@ def lookup_seconds(folder: str) -> float:
     return min(map(float, taken))
 
 
-def command_seconds(folder: str, words: tuple[str, ...]) -> float:
-    """A command, its interpreter's start included."""
+def command_seconds(folder: str, words: tuple[str, ...]) -> tuple[float, float]:
+    """A command, its interpreter's start included: wall clock and processor time."""
     taken = []
     for _ in range(2):
-        started = time.perf_counter()
+        used, started = _children_seconds(), time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", "autotune", *words],
             env={**os.environ, "AUTOTUNE_STATE_DIR": folder},
@@ -220,19 +223,24 @@ def command_seconds(folder: str, words: tuple[str, ...]) -> float:
             stdout=subprocess.DEVNULL,
             check=True,
         )
-        taken.append(time.perf_counter() - started)
-    return min(taken)
+        taken.append((time.perf_counter() - started, _children_seconds() - used))
+    return min(wall for wall, _ in taken), min(cpu for _, cpu in taken)
 
 
-def page_seconds(site: str, path: str) -> float:
-    """A page or a figure, as a browser asks for it."""
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def page_seconds(site: str, path: str, server: psutil.Process) -> tuple[float, float]:
+    """A page or a figure, as a browser asks for it: wall clock, and processor time of the server."""
     taken = []
     for _ in range(TRIES):
-        started = time.perf_counter()
+        used, started = sum(server.cpu_times()[:2]), time.perf_counter()
         with urllib.request.urlopen(site + path) as answer:
             answer.read()
-        taken.append(time.perf_counter() - started)
-    return min(taken)
+        taken.append((time.perf_counter() - started, sum(server.cpu_times()[:2]) - used))
+    return min(wall for wall, _ in taken), min(cpu for _, cpu in taken)
 
 
 def measure(folder: str, trials: int) -> bool:
@@ -242,9 +250,13 @@ def measure(folder: str, trials: int) -> bool:
     print(f"snapshot {os.path.getsize(os.path.join(folder, 'best.db')) / 2**20:.1f} MiB")
     rows: list[tuple[str, float, float]] = []
     with open_history(folder) as history:
-        rows.append(("publishing after a decision", min(publishing_seconds(history)), PUBLISH_SECONDS))
+        wall, cpu = map(min, zip(*publishing_seconds(history), strict=True))
+        name = f"publishing after a decision  ({1e3 * cpu:.0f} ms of processor)"
+        rows.append((name, wall, PUBLISH_SECONDS))
     rows.append(("first look-up of a process", lookup_seconds(folder), LOOKUP_SECONDS))
-    rows += [(f"autotune {' '.join(w)}", command_seconds(folder, w), COMMAND_SECONDS) for w in COMMANDS]
+    for words in COMMANDS:
+        wall, cpu = command_seconds(folder, words)
+        rows.append((f"autotune {' '.join(words)}  ({1e3 * cpu:.0f} ms of processor)", wall, COMMAND_SECONDS))
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -253,9 +265,13 @@ def measure(folder: str, trials: int) -> bool:
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         try:
             site = server.stdout.readline().strip().rstrip("/") if server.stdout else ""
-            rows += [(path, page_seconds(site, path), PAGE_SECONDS) for path in PAGES]
+            process = psutil.Process(server.pid)
+            for path in PAGES:
+                wall, cpu = page_seconds(site, path, process)
+                rows.append((f"{path}  ({1e3 * cpu:.0f} ms of processor)", wall, PAGE_SECONDS))
         finally:
             server.terminate()
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for name, taken, limit in rows:
         over = "  OVER" if taken > limit else ""
         print(f"{1e3 * taken:9.1f} ms of {1e3 * limit:6.0f}  {name}{over}")

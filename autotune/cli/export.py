@@ -1,4 +1,4 @@
-"""`autotune export` and `autotune import`: winners in other systems' formats, and their files as a start."""
+"""`autotune export` and `autotune import`: winners in other formats, and what others found as a start."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli import options
+from autotune.cli import bundle, export_optuna, options
 from autotune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,12 @@ app = typer.Typer(
 importing = typer.Typer(
     help="Take other systems' files as a start for searches.", no_args_is_help=True, rich_markup_mode=None
 )
+
+app.command("bundle")(bundle.export_bundle)
+app.command("optuna")(export_optuna.export_optuna)
+importing.command("bundle")(bundle.import_bundle)
+importing.command("list")(bundle.list_bundles)
+importing.command("undo")(bundle.undo_bundle)
 
 Folder = Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where to write; made if need be.")]
 Device = Annotated[

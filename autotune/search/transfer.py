@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from autotune.search.objective import LATENCY
 from autotune.search.sampler.prior import PriorStudy
+from autotune.store.bundles import imported_trials
+from autotune.store.encoding import from_json
 from autotune.store.records import Verdict
 
 if TYPE_CHECKING:
@@ -111,6 +113,48 @@ class FromHistory:
             + OTHER_DEVICE * (entry.key.device != self.device.digest)
             + OTHER_STACK * (entry.key.stack != self.stack)
         )
+
+
+@dataclass(frozen=True)
+class FromBundles:
+    """The studies that bundles brought from other machines with a similar device.
+
+    Attributes:
+        history: read when called.
+        device: the device to be tuned on.
+        stack: digest of the stack to be tuned under.
+    """
+
+    history: HistoryReader
+    device: Device
+    stack: str
+
+    def __call__(
+        self,
+        problem: Problem,
+        objective: Objective,
+        but: int | None = None,  # noqa: ARG002  # none of these is the study that is resumed
+    ) -> Iterator[Earlier]:
+        """See `Source`."""
+        rows = self.history.rows(
+            """SELECT id, dimensions, device, stack FROM imported_study
+                WHERE workload = ? AND kind = ? AND family = ? ORDER BY id DESC LIMIT ?""",
+            problem.workload,
+            self.device.kind,
+            self.device.family,
+            MOST_READ,
+        )
+        fixed = {name: value for name, value in problem.dimensions.items() if name not in problem.nearest}
+        near = []
+        for row in rows:
+            dimensions = from_json(row["dimensions"])
+            if all(dimensions.get(name) == value for name, value in fixed.items()):
+                distance = size_distance(problem, dimensions) + OTHER_STACK * (row["stack"] != self.stack)
+                near.append((distance + OTHER_DEVICE * (row["device"] != self.device.digest), row["id"]))
+        for distance, study in sorted(near):
+            prior = prior_of(imported_trials(self.history, study), objective)
+            if sum(map(math.isfinite, prior.values)) >= LEAST_SUCCESSES:
+                yield Earlier(distance, prior)
 
 
 def size_distance(problem: Problem, dimensions: Mapping[str, int | str]) -> float:

@@ -15,9 +15,10 @@ from autotune.search.imported import FromImports
 from autotune.search.objective import objective_named
 from autotune.search.preparation import Preparations
 from autotune.search.study import Budget, Study
-from autotune.search.transfer import FromHistory, nearest
+from autotune.search.transfer import FromBundles, FromHistory, nearest
 from autotune.space.declared import check_objective
 from autotune.space.searchspace import SearchSpace
+from autotune.store.bundles import candidates
 from autotune.store.records import StudyKey, Verdict
 from autotune.workloads.registry import declaration
 
@@ -121,6 +122,7 @@ class Tuner:
         self.sources: tuple[Source, ...] = (
             FromHistory(history, device, self.stack),
             self.imports,
+            FromBundles(history, device, self.stack),
             *sources,
         )
         history.record_device(device)
@@ -161,16 +163,22 @@ class Tuner:
         )
         # Winners whose studies were lost with an earlier history are all that is known of a neighbour.
         hints = [] if prior else self.history.neighbours(self.device.digest, problem, goal.objective)
-        # What others found for their own kernels of this shape is tried whatever else is known.
-        candidates = self.imports.candidates(space, MOST_HINTS)
+        device = self.device
+        # What others found for their own kernels of this shape, and what won on a machine like this one, is
+        # tried whatever else is known: that proves or refutes it.
+        found = [
+            self.imports.candidates(space, MOST_HINTS),
+            candidates(self.history, problem, goal.objective, device.kind, device.family, device.digest),
+            hints,
+        ]
         study = Study(
             key,
             space,
             self.worker,
             self.history,
             budget,
-            target=self.device.facts if self.device.facts.get("compute_capability") else None,
-            hints=[*candidates, *hints[:MOST_HINTS]],
+            target=device.facts if device.facts.get("compute_capability") else None,
+            hints=[hint for each in found for hint in each[:MOST_HINTS]],
             prior=prior,
             rules=self.rules,
             limit_ns=self.limit_ns,

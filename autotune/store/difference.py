@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -13,13 +13,15 @@ from autotune.store.encoding import from_json
 from autotune.store.snapshot import generation_files, require_kept
 
 if TYPE_CHECKING:
-    from sqlite3 import Row
-
     from autotune.store.reading import HistoryReader
     from autotune.store.records import Configuration
 
 _WINNERS = """SELECT workload, problem, objective, device, stack, dimensions, configuration, latency_ns,
     speedup, speedup_low, speedup_high, is_baseline, error, decided_at FROM choice WHERE rank = 0"""
+
+
+KEYS = 5
+"""Columns of `_WINNERS` that say what a winner is for; the others are the fields of `PublishedWinner`."""
 
 
 class Key(NamedTuple):
@@ -78,11 +80,8 @@ def contents(path: str) -> dict[Key, PublishedWinner]:
         DatabaseError: it is damaged, or of another program or version.
         StateDirError: it cannot be read.
     """
-    with told(path), closing(connect(path, "immutable")) as connection:
-        require(connection, path, "snapshot")
-        rows = connection.execute(_WINNERS).fetchall()
     try:
-        return {Key(*tuple(row)[:5]): _winner(row) for row in rows}
+        return {Key(*key): _decoded(row) for key, row in _rows(path).items()}
     except CONTENT_ERRORS as error:
         raise damaged(path, error) from error
 
@@ -94,11 +93,14 @@ def difference(reader: HistoryReader, before: int, after: int) -> list[Change]:
         UnknownNameError: one of them is not kept.
         StateError: one of them cannot be read.
     """
-    old = contents(require_kept(reader, before))
-    new = contents(require_kept(reader, after))
-    keys = sorted(old.keys() | new.keys())
-    changes = (_change(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key))
-    return list(changes)
+    paths = [require_kept(reader, number) for number in (before, after)]
+    old, new = map(_rows, paths)
+    # Most rows are the same, and are not worth decoding.
+    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    try:
+        return [_change(key, _winner(old.get(key)), _winner(new.get(key))) for key in differing]
+    except CONTENT_ERRORS as error:
+        raise damaged(" or ".join(paths), error) from error
 
 
 def latest_two(reader: HistoryReader) -> tuple[int, int]:
@@ -113,15 +115,28 @@ def latest_two(reader: HistoryReader) -> tuple[int, int]:
     return kept[-2], kept[-1]
 
 
-def _winner(row: Row) -> PublishedWinner:
-    values = {name: row[name] for name in PublishedWinner.__struct_fields__}
-    values |= {name: from_json(row[name]) for name in ("dimensions", "configuration")}
-    return PublishedWinner(**{**values, "is_baseline": bool(row["is_baseline"])})
+def _rows(path: str) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """The rows of the winners by their keys, as they are stored."""
+    with told(path), closing(connect(path, "immutable")) as connection:
+        require(connection, path, "snapshot")
+        connection.row_factory = None
+        rows = connection.execute(_WINNERS).fetchall()
+    return {row[:KEYS]: row[KEYS:] for row in rows}
 
 
-def _change(key: Key, before: PublishedWinner | None, after: PublishedWinner | None) -> Change:
+def _winner(row: tuple[Any, ...] | None) -> PublishedWinner | None:
+    return None if row is None else _decoded(row)
+
+
+def _decoded(row: tuple[Any, ...]) -> PublishedWinner:
+    values = dict(zip(PublishedWinner.__struct_fields__, row, strict=True))
+    values |= {name: from_json(values[name]) for name in ("dimensions", "configuration")}
+    return PublishedWinner(**{**values, "is_baseline": bool(values["is_baseline"])})
+
+
+def _change(key: tuple[Any, ...], before: PublishedWinner | None, after: PublishedWinner | None) -> Change:
     if before is None or after is None:
         kind = "added" if before is None else "removed"
     else:
         kind = "measured" if before.configuration == after.configuration else "changed"
-    return Change(kind, *key, before=before, after=after)
+    return Change(kind, *Key(*key), before=before, after=after)

@@ -53,6 +53,7 @@ def speedups(reader: HistoryReader, question: Question) -> go.Figure:
     gains = all_speedups(reader, state="current", workload=question.text("name"))
     drawn = go.Figure(go.Histogram(x=gains, nbinsx=40, marker_color="var(--one)"))
     drawn.update_layout(xaxis_title="times as fast as the baseline", yaxis_title="problems", bargap=0.05)
+    drawn.update_layout(template=None)
     drawn.update_yaxes(tickformat="d", rangemode="tozero", **({"dtick": 1} if len(gains) < 20 else {}))
     return drawn if gains else _nothing("nothing is decided yet")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -60,6 +63,24 @@ def test_a_query_says_what_it_tells_and_finds_something(lived: Path, path: Path)
     assert text.endswith(";\n")
     assert 1 == text.count(";")
     assert ask(lived, path.stem)
+
+
+def test_datasette_is_told_every_query_as_it_stands() -> None:
+    told = json.loads(Path(paths.data_dir("db"), "datasette.json").read_text())
+    queries = told["databases"]["history"]["queries"]
+    assert {path.stem: path.read_text() for path in QUERIES} == {
+        name: query["sql"] for name, query in queries.items()
+    }
+
+
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs the sqlite3 shell: apt install sqlite3")
+@pytest.mark.parametrize("path", QUERIES, ids=lambda path: path.stem)
+def test_the_sqlite3_shell_runs_a_query_as_the_docs_say(lived: Path, path: Path) -> None:
+    command = ["sqlite3", "-readonly", "-header", "-csv", str(lived)]
+    with path.open() as query:
+        done = subprocess.run(command, stdin=query, capture_output=True, text=True, check=False)
+    assert ("", 0) == (done.stderr, done.returncode)
+    assert 2 <= len(done.stdout.splitlines())
 
 
 def test_trials_are_counted_by_verdict(lived: Path) -> None:

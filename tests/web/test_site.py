@@ -64,7 +64,15 @@ def test_a_page_is_answered_with_a_strict_policy(client: TestClient, address: st
     assert "nosniff" == answer.headers["x-content-type-options"]
     assert "no-store" == answer.headers["cache-control"]
     assert EVIL not in answer.text
-    for attribute in (" onclick=", " onload=", " style=", "<style", "javascript:", "http://", "https://"):
+    for attribute in (
+        " onclick=",
+        " onload=",
+        " style=",
+        "<style",
+        'href="javascript:',
+        "http://",
+        "https://",
+    ):
         assert attribute not in answer.text
 
 
@@ -157,7 +165,7 @@ def test_a_token_is_not_sent_to_another_site(state: Path) -> None:
         ("/winner/999", 404, "unknown decision"),
         ("/generation/999", 404, "unknown generation"),
         ("/study/1/plot/pie", 404, "unknown plot"),
-        ("/studies?sort=size", 404, "unknown order"),
+        ("/studies?sort=size", 404, "unknown sort"),
         ("/studies?page=zero", 400, "not a whole number"),
         ("/studies?page=-1", 400, "not a whole number"),
         ("/studies?state=over", 404, "unknown state"),
@@ -197,7 +205,6 @@ def test_every_figure_is_drawn(client: TestClient) -> None:
     ):
         figure = client.get(address).json()
         assert figure["data"], address
-        assert "template" not in figure["layout"] or not figure["layout"]["template"]
 
 
 NAMES = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=60)
@@ -228,6 +235,12 @@ def test_any_name_is_shown_and_none_breaks_a_page(fuzzed: Path, name: str, value
     assert 200 == client.get(f"/study/{study}/plot/slices").status_code
 
 
+PARAMETERS = (
+    *("sort", "page", "name", "state", "format", "table", "verdict", "search", "device", "max_error"),
+    "against",
+)
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(ADDRESSES),
@@ -255,7 +268,7 @@ def test_no_parameter_makes_a_page_fail(client: TestClient, path: str, name: str
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--port", "70000"), "70000"),
+        (("--port", "70000"), "65535"),
         (("--address", "192.0.2.1", "--port", "0"), "cannot listen"),
         (("--address", "nowhere.invalid"), "cannot listen"),
     ],
