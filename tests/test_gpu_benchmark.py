@@ -63,6 +63,7 @@ def test_goals_are_judged_by_the_worst_and_by_geometric_means() -> None:
         "fused": [{"bandwidth_share": 0.95}, {"bandwidth_share": 0.89}],
         "cost": [{"share": 0.019}],
         "noise": [{"spread": 0.004}],
+        "yield": [{"longest": 0.4}],
     }
     found = {name: (figure, reached) for name, figure, reached in judged(results)}
     assert (1.0, True) == found["linear: slowest winner over cuBLAS"]
@@ -72,4 +73,5 @@ def test_goals_are_judged_by_the_worst_and_by_geometric_means() -> None:
     assert not found["W4A16 over bf16, least, m <= 16"][1]
     assert found["fused_moe: geometric mean over vLLM's default"][1]
     assert (0.89, False) == found["rms_norm, silu_and_mul: least share of copy bandwidth"]
+    assert found["yield: longest time until a killed worker's memory is free, in seconds"][1]
     assert found["noise: spread of 20 final decisions' ratios"][1]
