@@ -3,6 +3,7 @@
 # make test-web  the site in Chromium; screenshots go to build/screenshots
 # make faults  the daemon's fault campaign; FAULT_KILLS=200 for the whole of it
 # make soak    the daemon under random use and kills for SOAK_SECONDS, half an hour by default
+# make gpu     on a machine with a GPU: its tests, benchmarks/gpu.py and landscapes, all into GPU_OUT (build/gpu)
 # make check   formatting, lint and types
 # make bench   the benchmarks
 # make deb     the Debian package, in build/; `make test-deb` installs it in a chroot, as root
@@ -12,11 +13,13 @@ PYTHON ?= python3
 VENV ?= .venv
 STATE ?= $(or $(AUTOTUNE_STATE_DIR),$(CURDIR)/build/state)
 BUDGET ?= 240s
+GPU_OUT ?= $(CURDIR)/build/gpu
+RECORD ?= 10m
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help tune test test-slow test-web faults soak check bench deb test-deb clean
+.PHONY: help tune test test-slow test-web faults soak gpu check bench deb test-deb clean
 .DEFAULT_GOAL := help
 
 help:
@@ -54,6 +57,19 @@ faults: $(INSTALLED)
 
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest --timeout 0 -m soak tests/daemon
+
+# Each part goes on when another has failed: what can be had of a machine that is lent for an hour is kept.
+gpu: $(INSTALLED)
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null || { \
+		echo "make gpu: torch in $(VENV) finds no CUDA device; it is for a machine with an NVIDIA GPU" >&2; exit 2; }
+	@mkdir -p "$(GPU_OUT)/landscapes"
+	AUTOTUNE_CACHE_DIR="$(GPU_OUT)/cache" $(BIN)/autotune fingerprint --json > "$(GPU_OUT)/fingerprint.json"
+	-$(BIN)/python -m pytest -m gpu -q tests tests/fingerprint/real_nvml.py > "$(GPU_OUT)/tests.txt" 2>&1
+	-cd "$(GPU_OUT)/landscapes" && for m in 1 16 256; do AUTOTUNE_CACHE_DIR="$(GPU_OUT)/cache" \
+		"$(abspath $(BIN))/autotune" record linear -p m=$$m,n=2112,k=7168 --device cuda --budget $(RECORD) --json \
+		>> ../record.json; done
+	-AUTOTUNE_CACHE_DIR="$(GPU_OUT)/cache" $(BIN)/python benchmarks/gpu.py --out "$(GPU_OUT)" | tee "$(GPU_OUT)/gpu.txt"
+	@echo "everything is in $(GPU_OUT)"
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

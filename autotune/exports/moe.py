@@ -52,7 +52,7 @@ def vllm_files(
             f"E={experts},N={width},device_name={device}{dtype}{block}.json",
             reader,
             group,
-            _vllm_default(experts, top_k, kind, rocm),
+            vllm_default(experts, top_k, kind, rocm),
             _with_split_k if kind.dtype == "int4_w4a16" else _without_split_k,
             triton,
             in_file=True,
@@ -112,7 +112,7 @@ def _without_split_k(row: Row) -> Row:
     return {name: value for name, value in row.items() if name != "SPLIT_K" or value != 1}
 
 
-def _vllm_default(experts: int, top_k: int, kind: Quantisation, rocm: bool) -> Callable[[int], Row]:
+def vllm_default(experts: int, top_k: int, kind: Quantisation, rocm: bool) -> Callable[[int], Row]:
     """What vLLM does without a file, since its pull request 34846 of February 2026."""
 
     def default(tokens: int) -> Row:
