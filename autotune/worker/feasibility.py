@@ -7,6 +7,7 @@ device can be asked about that is not there.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import deque
 from contextlib import suppress
@@ -15,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+import psutil
 
 from autotune.errors import InternalError, UsageError
 from autotune.store.records import Configuration, Feasibility
@@ -37,10 +39,10 @@ REGISTER_UNIT = 8
 
 WATCH_SECONDS = 1.0
 LONGEST_SECONDS = 120.0
-"""What compiling one configuration may take: those that spill most take longest, and are not worth it."""
+"""Processor time for one configuration: those that spill most take longest, and are not worth it."""
 
 CRASHED = "the compiler crashed"
-TOO_LONG = f"compiling takes more than {LONGEST_SECONDS:.0f} s"
+TOO_LONG = f"compiling takes more than {LONGEST_SECONDS:.0f} s of processor time"
 
 LIMITS = (
     "shared_memory_per_block_bytes",
@@ -120,7 +122,7 @@ class CompilePool:
                     i, compiler = self._busy.pop(cast("Connection", connection))
                     yield i, self._answer(compiler)
                 for connection, (i, compiler) in list(self._busy.items()):
-                    if compiler.busy_seconds > LONGEST_SECONDS:
+                    if compiler.processor_seconds > LONGEST_SECONDS:
                         del self._busy[connection]
                         compiler.end()
                         yield i, Feasibility(infeasible=TOO_LONG, seconds=LONGEST_SECONDS)
@@ -184,12 +186,26 @@ class _Compiler:
         """Since the last question."""
         return time.monotonic() - self._since
 
+    @property
+    def processor_seconds(self) -> float:
+        """That it and the tools it calls took since the last question, however busy the machine is."""
+        return self._used() - self._used_before if self.busy_seconds > LONGEST_SECONDS else 0.0
+
+    def _used(self) -> float:
+        used = 0.0
+        with suppress(psutil.Error):
+            process = psutil.Process(self._process.pid)
+            for each in [process, *process.children(recursive=True)]:
+                with suppress(psutil.Error):
+                    used += sum(each.cpu_times()[:4])
+        return used
+
     def ask(self, problem: Problem, configuration: Configuration, facts: dict[str, Any]) -> None:
         question = _Question(
             problem.workload, dict(problem.dimensions), problem.nearest, configuration, facts
         )
         self.asked += 1
-        self._since = time.monotonic()
+        self._since, self._used_before = time.monotonic(), self._used()
         with suppress(BrokenPipeError):  # waiting for the answer finds out
             self.connection.send_bytes(_encode(question))
 
@@ -255,6 +271,8 @@ def unmet(kernel: CompiledKernel, facts: Mapping[str, Any]) -> str:
 
 def _serve(connection: Connection, modules: Sequence[str]) -> None:
     """Answer questions, in a process of the pool, until the one that asks hangs up."""
+    # Ctrl-C is for the one that asks, which ends its processes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     refused = ""
     try:
         _begin(modules)
@@ -271,7 +289,10 @@ def _serve(connection: Connection, modules: Sequence[str]) -> None:
             answer = _Answer(refused=str(error))
         except InternalError as error:
             answer = _Answer(failed=str(error))
-        connection.send_bytes(_encode(answer))
+        try:
+            connection.send_bytes(_encode(answer))
+        except OSError:  # nobody asks any more
+            return
 
 
 def _begin(modules: Sequence[str]) -> None:
