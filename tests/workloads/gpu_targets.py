@@ -91,7 +91,7 @@ def corners(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def assert_compiles(family: str, problem: Problem, configuration: Mapping[str, Any]) -> None:
-    """Every kernel of a configuration compiles and fits the shared memory of a block."""
+    """Every kernel of a configuration compiles, and fits the shared and the tensor memory of the device."""
     from autotune.workloads import ahead
 
     facts = gpu_facts(family)
@@ -102,6 +102,11 @@ def assert_compiles(family: str, problem: Problem, configuration: Mapping[str, A
         made = ahead.compile_launch(launch, facts["compute_capability"])
         assert not made.error, (made.error, configuration)
         assert made.kernel.shared_bytes <= facts["shared_memory_per_block_bytes"], (made, configuration)
+        # The columns of tensor memory are handed out in powers of two; all of it is one.
+        assert made.kernel.tensor_memory_bytes <= facts.get("tensor_memory_per_sm_bytes", 0), (
+            made,
+            configuration,
+        )
 
 
 def interpreted_error(problem: Problem, configuration: Mapping[str, Any]) -> tuple[float, float]:
