@@ -3,9 +3,9 @@
     python benchmarks/history_scale.py                       # a million of 10,000 problems, some minutes
     python benchmarks/history_scale.py --trials 20000 --problems 200
 
-Exits 1 when anything is over its limit. What counts is processor time, which is the wall clock of a machine that
-does nothing else, as all is in memory; the wall clock stands beside it. A page is asked for three times, the
-best counts. A command is run as its user runs it, its interpreter's start included.
+Exits 1 when anything is over its limit. What counts is processor time, which is the wall clock of a machine
+that does nothing else, as all is in memory; the wall clock stands beside it. A page is asked for three times,
+the best counts. A command is run as its user runs it, its interpreter's start included.
 """
 
 from __future__ import annotations
