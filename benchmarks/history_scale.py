@@ -3,8 +3,9 @@
     python benchmarks/history_scale.py                       # a million of 10,000 problems, some minutes
     python benchmarks/history_scale.py --trials 20000 --problems 200
 
-Exits 1 when anything is over its limit. A page is asked for three times, the best counts: the first reads the
-file into the page cache. A command is run as its user runs it, its interpreter's start included.
+Exits 1 when anything is over its limit. What counts is processor time, which is the wall clock of a machine
+that does nothing else, as all is in memory; the wall clock stands beside it. A page is asked for three times,
+the best counts. A command is run as its user runs it, its interpreter's start included.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ if TYPE_CHECKING:
 PAGE_SECONDS = 0.3
 COMMAND_SECONDS = 3.0
 PUBLISH_SECONDS = 0.2
-LOOKUP_SECONDS = 5e-3
+MOST_SLOWER = 1.5
+"""Look-ups may take so many times what they take with ten winners."""
 WORKLOADS = ("linear", "attention", "fused_moe", "mla_decode", "rms_norm")
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TRIES = 3
@@ -188,13 +190,13 @@ def publishing_seconds(history: History) -> Iterator[tuple[float, float]]:
         yield time.perf_counter() - started, time.process_time() - used
 
 
-def lookup_seconds(folder: str) -> float:
-    """The first look-up of a process, opening the snapshot included."""
+def lookup_seconds(folder: str) -> tuple[float, float]:
+    """The first look-up of a process, opening the snapshot included: wall clock and processor time."""
     script = (
         "import time, autotune\n"
-        "started = time.perf_counter()\n"
+        "used, started = time.process_time(), time.perf_counter()\n"
         "autotune.get_best_config('linear', m=16, n=1024, k=2048)\n"
-        "print(time.perf_counter() - started)\n"
+        "print(time.perf_counter() - started, time.process_time() - used)\n"
     )
     environment = {**os.environ, "AUTOTUNE_STATE_DIR": folder}
     taken = [
@@ -205,10 +207,10 @@ def lookup_seconds(folder: str) -> float:
             capture_output=True,
             text=True,
             check=True,
-        ).stdout
-        for _ in range(TRIES)
+        ).stdout.split()
+        for _ in range(5)
     ]
-    return min(map(float, taken))
+    return min(float(wall) for wall, _ in taken), min(float(cpu) for _, cpu in taken)
 
 
 def command_seconds(folder: str, words: tuple[str, ...]) -> tuple[float, float]:
@@ -248,15 +250,19 @@ def measure(folder: str, trials: int) -> bool:
     path = os.path.join(folder, "history.db")
     print(f"file {os.path.getsize(path) / 2**20:.0f} MiB, {os.path.getsize(path) / trials:.0f} bytes a trial")
     print(f"snapshot {os.path.getsize(os.path.join(folder, 'best.db')) / 2**20:.1f} MiB")
-    rows: list[tuple[str, float, float]] = []
+    with tempfile.TemporaryDirectory(prefix="autotune-scale-") as few:
+        generate(few, 100, 10)
+        _, small = lookup_seconds(few)
+    rows: list[tuple[str, float, float, float]] = []
     with open_history(folder) as history:
         wall, cpu = map(min, zip(*publishing_seconds(history), strict=True))
-        name = f"publishing after a decision  ({1e3 * cpu:.0f} ms of processor)"
-        rows.append((name, wall, PUBLISH_SECONDS))
-    rows.append(("first look-up of a process", lookup_seconds(folder), LOOKUP_SECONDS))
+        rows.append(("publishing after a decision", cpu, wall, PUBLISH_SECONDS))
+    wall, cpu = lookup_seconds(folder)
+    name = f"first look-up of a process; with ten winners {1e3 * small:.1f} ms"
+    rows.append((name, cpu, wall, MOST_SLOWER * small))
     for words in COMMANDS:
         wall, cpu = command_seconds(folder, words)
-        rows.append((f"autotune {' '.join(words)}  ({1e3 * cpu:.0f} ms of processor)", wall, COMMAND_SECONDS))
+        rows.append((f"autotune {' '.join(words)}", cpu, wall, COMMAND_SECONDS))
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -266,16 +272,17 @@ def measure(folder: str, trials: int) -> bool:
         try:
             site = server.stdout.readline().strip().rstrip("/") if server.stdout else ""
             process = psutil.Process(server.pid)
-            for path in PAGES:
-                wall, cpu = page_seconds(site, path, process)
-                rows.append((f"{path}  ({1e3 * cpu:.0f} ms of processor)", wall, PAGE_SECONDS))
+            for page in PAGES:
+                wall, cpu = page_seconds(site, page, process)
+                rows.append((page, cpu, wall, PAGE_SECONDS))
         finally:
             server.terminate()
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for name, taken, limit in rows:
-        over = "  OVER" if taken > limit else ""
-        print(f"{1e3 * taken:9.1f} ms of {1e3 * limit:6.0f}  {name}{over}")
-    return all(taken <= limit for _, taken, limit in rows)
+    print("processor, of at most, wall clock; in ms")
+    for name, cpu, wall, limit in rows:
+        over = "  OVER" if cpu > limit else ""
+        print(f"{1e3 * cpu:8.0f} {1e3 * limit:8.0f} {1e3 * wall:8.0f}  {name}{over}")
+    return all(cpu <= limit for _, cpu, _, limit in rows)
 
 
 def main() -> int:

@@ -94,6 +94,17 @@ def test_the_wheel_carries_every_declarative_file(names: set[str]) -> None:
     assert expected <= names
 
 
+def test_the_wheel_carries_what_the_site_serves(names: set[str]) -> None:
+    web = ROOT / "autotune" / "web"
+    assets = {
+        f"autotune/web/{path.relative_to(web)}"
+        for folder in ("templates", "static")
+        for path in (web / folder).iterdir()
+    }
+    assert {"autotune/web/templates/page.html", "autotune/web/static/plots.js"} <= assets
+    assert assets <= names
+
+
 def test_the_wheel_carries_the_licence_and_the_types_marker(names: set[str]) -> None:
     assert "autotune/py.typed" in names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
@@ -106,7 +117,7 @@ def test_the_base_install_depends_on_nothing(metadata: Message) -> None:
 
 
 def test_every_extra_is_declared(metadata: Message) -> None:
-    assert {"daemon", "test", "bench"} <= set(metadata.get_all("Provides-Extra") or [])
+    assert {"daemon", "web", "test", "bench"} <= set(metadata.get_all("Provides-Extra") or [])
 
 
 def test_a_look_up_works_in_the_base_install(base: Path, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from autotune.store.records import Choice, Interval
 
 RUNNERS_UP = 5
+WIDE = 3.0
+"""An interval, or a tail, that spans such a factor is worth a word."""
 DECISIVE = 1.05
 """From this cost on, doing without a value is told as a loss; below, screening cannot tell it from noise."""
 
@@ -32,16 +34,16 @@ def explanation(
     """Winner, proof, what matters, runners-up, what was ruled out, and the machine, in that order."""
     winner, best = decision.winner, decision.winner.choices[0]
     objective = objective_named(winner.objective)
+    worth = influences(best.configuration, succeeded(trials))
     parts: list[Any] = [
         output.plain(f"{output.problem(problem_of(winner))}, objective {winner.objective}"),
         "",
         output.plain(verdict(best, objective)),
-        *map(output.plain, unproven(best, trials)),
+        *map(output.plain, [*reasons(best, worth), *unproven(best, trials)]),
         "",
         "the proof",
         output.facts(proof(best, winner.baseline_error, objective)),
     ]
-    worth = influences(best.configuration, succeeded(trials))
     if any(one.cost for one in worth) and not best.is_baseline:
         parts += ["", "what matters: the best that was screened without each setting", _influences(worth)]
     if len(winner.choices) > 1:
@@ -84,9 +86,31 @@ def verdict(best: Choice, objective: Objective) -> str:
         else f"is {gain.ratio:.2f}x as fast as"
     )
     return (
-        f"{output.configuration(best.configuration)} {than} the baseline{limit}: "
-        f"{bounds(gain)} at {sure}, which had to exclude {1 + proof.margin:g}x."
+        f"{output.configuration(best.configuration)} {than} the baseline{limit}. At {sure} it is "
+        f"{bounds(gain)}; a promotion needs more than {1 + proof.margin:g}x."
     )
+
+
+def reasons(best: Choice, worth: list[Influence]) -> list[str]:
+    """What makes a winner fast, and what to be careful about, a sentence each."""
+    told = []
+    decisive = [one for one in worth if one.cost is not None and one.cost >= DECISIVE][:2]
+    if decisive and not best.is_baseline:
+        causes = [f"{one.name}={output.value(one.value)}" for one in decisive]
+        costs = " and ".join(f"{one.cost:.2f}x" for one in decisive)
+        told.append(f"What matters most is {' and '.join(causes)}: the best without takes {costs} as long.")
+    against, fresh = best.proof.against_baseline, best.measurement
+    if not best.is_baseline and against.high > WIDE * against.low:
+        told.append(
+            "The interval is wide because the rounds varied much: the gain is sure, its size is not. "
+            "'autotune bench' on a quieter machine narrows it."
+        )
+    if fresh and fresh.samples_ns and fresh.p99_ns > WIDE * fresh.p50_ns:
+        told.append(
+            f"Its tail is long: p99 is {fresh.p99_ns / fresh.p50_ns:.0f}x the median. Something else ran "
+            "beside it, or it is unsteady; tune for --objective tail if that matters."
+        )
+    return told
 
 
 def unproven(best: Choice, trials: list[TrialRow]) -> list[str]:
@@ -166,18 +190,27 @@ def _ended(stopped: str) -> str:
 
 
 def _influences(worth: list[Influence]) -> Any:
-    table = output.table("setting", "the best without it", "costs", "tried", right=("costs", "tried"))
+    table = output.table("setting", "the best without it", "costs", "tried", right=("tried",))
     for one in worth:
         if one.cost is None:
             continue
         others = "-" if one.other is None else output.value(one.other)
-        cost = f"{one.cost:.2f}x" if one.cost >= DECISIVE or one.cost < 1 / DECISIVE else "as good"
+        cost = worth_of(one.cost)
         table.add_row(f"{one.name}={output.value(one.value)}", others, cost, str(one.tried))
     fixed = [f"{one.name}={output.value(one.value)}" for one in worth if one.cost is None]
     if fixed:
         table.caption = f"no other value was measured of {', '.join(fixed)}"
         table.caption_justify = "left"
     return table
+
+
+def worth_of(cost: float | None) -> str:
+    """What doing without a value costs, in words where screening cannot tell."""
+    if cost is None:
+        return "never tried"
+    if cost < 1 / DECISIVE:
+        return f"{cost:.2f}x, but not in the final"
+    return f"{cost:.2f}x" if cost >= DECISIVE else "as good"
 
 
 def _choices(choices: tuple[Choice, ...]) -> Any:

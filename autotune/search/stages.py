@@ -88,6 +88,5 @@ def _noise(measurement: Measurement) -> str:
     low, high = median_interval(measurement.samples_ns, confidence=0.95)
     if measurement.stopped != "time_cap" or high < NOISY * low:
         return ""
-    return (
-        f"the median of {len(measurement.samples_ns)} samples lies anywhere from {low:.0f} to {high:.0f} ns"
-    )
+    taken, spread = len(measurement.samples_ns), f"{low / 1e6:.3g} to {high / 1e6:.3g} ms"
+    return f"the median of {taken} samples lies anywhere from {spread}"

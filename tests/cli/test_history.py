@@ -13,7 +13,7 @@ import pytest
 
 from autotune.cli import main
 from autotune.store import open_history, read_history
-from autotune.store.records import Interval, Proof, Verdict
+from autotune.store.records import Interval, Measurement, Proof, Verdict
 from autotune.store.snapshot import publish
 from tests.store.factories import (
     CPU,
@@ -249,6 +249,18 @@ def test_a_baseline_that_stays_is_told_with_what_was_screened_faster(capsys, tmp
     words = " ".join(told(capsys, "explain", "linear", *PROBLEM).split())
     assert "The baseline stays" in words
     assert "Screening found 8 faster, the best of them trial 0" in words
+
+
+def test_an_uncertain_gain_and_a_long_tail_are_worth_a_word(capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("AUTOTUNE_STATE_DIR", str(tmp_path / "other"))
+    wide = Proof(40, 0.99, 0.01, 4e5, 2e6, Interval(5.0, 1.2, 40.0), stopped="decided")
+    tailed = Measurement(samples_ns=(*[400_000] * 90, *[9_000_000] * 10), stopped="converged", timer="x")
+    with open_history(str(tmp_path / "other")) as history:
+        decide_real(history, choices=(choice(0, proof=wide, measurement=tailed),))
+    words = " ".join(told(capsys, "explain", "linear", *PROBLEM).split())
+    assert "At 99 % confidence it is at least 1.20x and at most 40.00x" in words
+    assert "The interval is wide because the rounds varied much" in words
+    assert "Its tail is long: p99 is 22x the median" in words
 
 
 @pytest.mark.parametrize(

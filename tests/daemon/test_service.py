@@ -182,6 +182,13 @@ def test_a_rollback_is_done_by_the_daemon_that_holds_the_history(tmp_path_factor
         assert "published generation 3" in done.stdout
         assert published(first) == published(daemon.state / "best.db")
         assert "rolled back" in daemon.log.read_text()
+        daemon.command("pin", "1", "--reason", "all ranks of job 71")
+        with read_history(str(daemon.state)) as history:
+            assert ["all ranks of job 71"] == [
+                one.pin_reason for one in generations(history) if one.pin_reason is not None
+            ]
+        daemon.command("unpin", "1")
+        assert "unknown generation '17'" in daemon.command("pin", "17", "--reason", "x", check=False).stderr
         refused = daemon.command("rollback", "17", check=False)
         assert (2, 1) == (refused.returncode, len(refused.stderr.splitlines()))
         with pytest.raises(UsageError, match="keeps the history in"):

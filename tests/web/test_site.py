@@ -215,7 +215,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzzed")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(name=NAMES, value=NAMES, reason=NAMES)
 def test_any_name_is_shown_and_none_breaks_a_page(fuzzed: Path, name: str, value: str, reason: str) -> None:
     with open_history(str(fuzzed)) as history:
@@ -241,7 +241,7 @@ PARAMETERS = (
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(ADDRESSES),
     name=st.sampled_from(

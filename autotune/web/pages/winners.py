@@ -97,6 +97,7 @@ def winner(reader: HistoryReader, question: Question) -> Page:
         facts["What became of the trials"] = explanation.verdicts(trials)
     lead = [
         explanation.verdict(best, objective),
+        *explanation.reasons(best, influences(best.configuration, succeeded(trials))),
         *explanation.unproven(best, trials),
         f"This decision is {found.state}" + (f": {found.note}" if found.note else "") + ".",
         *_allowed(won.choices, question.real("max_error")),
@@ -220,7 +221,7 @@ def _settings(best: Choice, trials: list[TrialRow]) -> list[Table]:
     columns = [
         Column("setting", lambda row: f"{row['name']}={output.value(row['value'])}"),
         Column("the best without it", lambda row: output.value(row["other"]) if row["cost"] else "-"),
-        Column("costs", lambda row: f"{row['cost']:.2f}x" if row["cost"] else "never tried", number=True),
+        Column("costs", lambda row: explanation.worth_of(row["cost"]), number=True),
         Column("others tried", shown.text("tried"), number=True),
     ]
     return [Table("settings", "What each setting is worth, as screened", columns, output.as_rows(worth))]
