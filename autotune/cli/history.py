@@ -58,6 +58,7 @@ def history(
 
     if state is not None and state not in STATES:
         raise UnknownNameError("state", state, STATES)
+    ended = verdict_named(verdict)
     with read_history() as reader:
         studies = reader.studies(
             workload=workload,
@@ -65,7 +66,7 @@ def history(
             device=options.digest(reader, "device", device),
             stack=options.digest(reader, "stack", stack),
             objective=objective,
-            verdict=verdict_named(verdict),
+            verdict=ended,
             state=state,
             since=options.moment(since, "--since") if since else None,
             until=options.moment(until, "--until") if until else None,
