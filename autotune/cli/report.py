@@ -87,22 +87,12 @@ def _flat(winner: WinnerRow) -> dict[str, Any]:
 
 def _table(winners: list[WinnerRow], gains: list[float]) -> Any:
     from autotune.cli import output
-    from autotune.cli.winners import compared_by
+    from autotune.cli.winners import compared_by, empty_table
     from autotune.space.problem import Problem
     from autotune.store.records import Interval
 
     others = any(winner.objective != "latency" for winner in winners)
-    table = output.table(
-        "problem",
-        *(["compared by"] if others else []),
-        "baseline",
-        "winner",
-        "latency",
-        "speed-up",
-        "error",
-        "limit",
-        right=("baseline", "latency", "error", "limit"),
-    )
+    table = empty_table(others)
     for winner in winners:
         kept = "baseline kept" if winner.is_baseline else output.configuration(winner.configuration)
         table.add_row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autotune.cli import output
 from autotune.search.objective import objective_named
@@ -23,17 +23,7 @@ def winners_table(winners: Sequence[Winner]) -> Table:
     Where the objective is not the median, both latencies are what was compared, which a column names.
     """
     others = any(winner.objective != "latency" for winner in winners)
-    table = output.table(
-        "problem",
-        *(["compared by"] if others else []),
-        "baseline",
-        "winner",
-        "latency",
-        "speed-up",
-        "error",
-        "limit",
-        right=("baseline", "latency", "error", "limit"),
-    )
+    table = empty_table(others)
     for winner in winners:
         best = winner.choices[0]
         kept = "baseline kept" if best.is_baseline else output.configuration(best.configuration)
@@ -52,6 +42,25 @@ def winners_table(winners: Sequence[Winner]) -> Table:
     return table
 
 
+def empty_table(others: bool) -> Table:
+    """The columns of a table of winners.
+
+    Args:
+        others: whether there are objectives other than the median among them, which a column then names.
+    """
+    return output.table(
+        "problem",
+        *(["compared by"] if others else []),
+        "baseline",
+        "winner",
+        "latency",
+        "speed-up",
+        "error",
+        "limit",
+        right=("baseline", "latency", "error", "limit"),
+    )
+
+
 def compared_by(objective: str) -> str:
     """What an objective compares: `mean, p99 at most 5 ms`."""
     goal = objective_named(objective)
@@ -68,25 +77,3 @@ def geometric_mean(winners: Sequence[Winner]) -> float:
 def problem_of(winner: Winner) -> Problem:
     """The problem that a winner is for."""
     return Problem(winner.workload, winner.dimensions)
-
-
-def as_row(winner: Winner) -> dict[str, Any]:
-    """A winner for programs."""
-    best = winner.choices[0]
-    return {
-        "workload": winner.workload,
-        "problem": winner.dimensions,
-        "objective": winner.objective,
-        "device": winner.device,
-        "stack": winner.stack,
-        "configuration": best.configuration,
-        "is_baseline": best.is_baseline,
-        "latency_ns": best.latency_ns,
-        "baseline_ns": best.proof.baseline_ns,
-        "speedup": best.proof.against_baseline,
-        "error": best.error,
-        "baseline_error": winner.baseline_error,
-        "memory_bytes": best.memory_bytes,
-        "limit_share": best.limit_share,
-        "decided_at": winner.decided_at,
-    }

@@ -6,8 +6,6 @@ of this has run on an AMD device. Fields that a device lacks are the text "N/A" 
 
 from __future__ import annotations
 
-import importlib
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from autotune.fingerprint.cpu import GIB
@@ -53,42 +51,16 @@ DIGEST_FACTS = (
 
 
 class AmdSmiLibrary(ManagementLibrary):
-    """AMD SMI.
-
-    Args:
-        library: what answers as `amdsmi` does; the real one by default, imported when it is first opened.
-    """
+    """AMD SMI; see `ManagementLibrary`."""
 
     kind = "rocm"
-
-    def __init__(self, library: Any = None) -> None:
-        self._library = library
-        self._open = False
-
-    @property
-    def smi(self) -> Any:
-        """The module."""
-        if self._library is None:
-            self._library = importlib.import_module("amdsmi")
-        return self._library
-
-    def open(self) -> None:
-        """Start the library, once."""
-        if not self._open:
-            self.smi.amdsmi_init()
-            self._open = True
-
-    def close(self) -> None:
-        """Let go of it."""
-        if self._open:
-            self._open = False
-            with suppress(Exception):
-                self.smi.amdsmi_shut_down()
+    package = "amdsmi"
+    starts, ends = "amdsmi_init", "amdsmi_shut_down"
 
     def each(self) -> Iterator[ManagedDevice]:
         """All processors; partitions are processors of their own."""
-        for handle in self.smi.amdsmi_get_processor_handles():
-            yield AmdDevice(self.smi, handle)
+        for handle in self.module.amdsmi_get_processor_handles():
+            yield AmdDevice(self.module, handle)
 
     def boards(self) -> list[ManagedDevice]:
         """The same: power is told of each."""
@@ -199,10 +171,11 @@ def amd_facts(library: Any = None) -> tuple[list[dict[str, Any]], list[str]]:
     except Exception as error:
         return [], [f"no AMD SMI: {error}"]
     try:
-        handles = opened.smi.amdsmi_get_processor_handles()
+        handles = opened.module.amdsmi_get_processor_handles()
         problems: list[str] = []
         found = [
-            _facts(AmdDevice(opened.smi, handle), number, problems) for number, handle in enumerate(handles)
+            _facts(AmdDevice(opened.module, handle), number, problems)
+            for number, handle in enumerate(handles)
         ]
         return found, problems
     except Exception as error:

@@ -9,7 +9,9 @@ raises for everything else that keeps it from answering. Units are MHz, watts, j
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -81,11 +83,31 @@ class ManagedDevice(ABC):
 class ManagementLibrary(ABC):
     """A vendor's library, open while used as a context.
 
+    Args:
+        library: what answers as the vendor's module does; the real one by default, imported when first used.
+
     Attributes:
         kind: of the devices.
+        package: the vendor's module.
+        starts: the name of its function that starts it.
+        ends: the name of the one that ends it.
     """
 
     kind: str
+    package: str
+    starts: str
+    ends: str
+
+    def __init__(self, library: Any = None) -> None:
+        self._library = library
+        self._open = False
+
+    @property
+    def module(self) -> Any:
+        """The vendor's module, or what answers as it does."""
+        if self._library is None:
+            self._library = importlib.import_module(self.package)
+        return self._library
 
     def __enter__(self) -> Self:
         self.open()
@@ -94,13 +116,18 @@ class ManagementLibrary(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @abstractmethod
     def open(self) -> None:
-        """Start the library; raises where it, its driver or its package is missing."""
+        """Start the library, once; raises where it, its driver or its package is missing."""
+        if not self._open:
+            getattr(self.module, self.starts)()
+            self._open = True
 
-    @abstractmethod
     def close(self) -> None:
         """Let go of it; never raises."""
+        if self._open:
+            self._open = False
+            with suppress(Exception):
+                getattr(self.module, self.ends)()
 
     @abstractmethod
     def each(self) -> Iterator[ManagedDevice]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from contextlib import suppress
 from functools import partial
@@ -76,60 +75,34 @@ class Nvml(Protocol):
 
 
 class NvmlLibrary(ManagementLibrary):
-    """NVML, through `pynvml`.
-
-    Args:
-        library: what answers as `pynvml` does; the real one by default, imported when it is first opened.
-    """
+    """NVML, through `pynvml`; see `ManagementLibrary`."""
 
     kind = "cuda"
-
-    def __init__(self, library: Nvml | None = None) -> None:
-        self._library = library
-        self._open = False
-
-    @property
-    def nvml(self) -> Any:
-        """The module."""
-        if self._library is None:
-            self._library = importlib.import_module("pynvml")
-        return self._library
-
-    def open(self) -> None:
-        """Start the library, once."""
-        if not self._open:
-            self.nvml.nvmlInit()
-            self._open = True
-
-    def close(self) -> None:
-        """Let go of it."""
-        if self._open:
-            self._open = False
-            with suppress(Exception):
-                self.nvml.nvmlShutdown()
+    package = "pynvml"
+    starts, ends = "nvmlInit", "nvmlShutdown"
 
     def each(self) -> Iterator[ManagedDevice]:
         """Boards, or the MIG instances of those that are divided."""
         for board in self._handles():
             divided = known(partial(self._mig_mode, board), 0)
             for handle in self._instances(board) if divided else [board]:
-                yield NvmlDevice(self.nvml, handle, board)
+                yield NvmlDevice(self.module, handle, board)
 
     def boards(self) -> list[ManagedDevice]:
         """All boards."""
-        return [NvmlDevice(self.nvml, board, board) for board in self._handles()]
+        return [NvmlDevice(self.module, board, board) for board in self._handles()]
 
     def _mig_mode(self, board: Any) -> int:
-        return int(self.nvml.nvmlDeviceGetMigMode(board)[0])
+        return int(self.module.nvmlDeviceGetMigMode(board)[0])
 
     def _handles(self) -> Iterator[Any]:
-        for number in range(self.nvml.nvmlDeviceGetCount()):
-            yield self.nvml.nvmlDeviceGetHandleByIndex(number)
+        for number in range(self.module.nvmlDeviceGetCount()):
+            yield self.module.nvmlDeviceGetHandleByIndex(number)
 
     def _instances(self, board: Any) -> Iterator[Any]:
-        for slot in range(self.nvml.nvmlDeviceGetMaxMigDeviceCount(board)):
+        for slot in range(self.module.nvmlDeviceGetMaxMigDeviceCount(board)):
             with suppress(Exception):  # most slots are empty
-                yield self.nvml.nvmlDeviceGetMigDeviceHandleByIndex(board, slot)
+                yield self.module.nvmlDeviceGetMigDeviceHandleByIndex(board, slot)
 
 
 class NvmlDevice(ManagedDevice):
@@ -234,7 +207,7 @@ def nvidia_facts(library: Nvml | None = None, root: str = "/") -> tuple[list[dic
     except Exception as error:
         return [], [f"no NVML: {error}"]
     try:
-        return _probe(opened.nvml, root)
+        return _probe(opened.module, root)
     except Exception as error:
         return [], [f"NVML does not list its devices: {error}"]
     finally:

@@ -69,7 +69,7 @@ class TorchCuda:
 
     def event(self) -> Any:
         """A timing event."""
-        return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's has no types
 
     def synchronize(self) -> None:
         """Wait for the device."""
@@ -77,7 +77,7 @@ class TorchCuda:
 
     def capture(self, call: Callable[[], object]) -> Callable[[], object]:
         """Warmed up on a side stream, then captured."""
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's has no types
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(CAPTURE_WARM_UPS):
@@ -95,7 +95,7 @@ class TorchCuda:
 
     def idle(self, microseconds: float) -> None:
         """A kernel that counts cycles."""
-        torch.cuda._sleep(int(microseconds * self._clock_mhz))  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(int(microseconds * self._clock_mhz))  # type: ignore[no-untyped-call]  # torch's has no types
 
     def buffer(self, size: int) -> tuple[Callable[[], object], Callable[[], object]]:
         """Of 32-bit numbers."""

@@ -133,7 +133,7 @@ class FromBundles:
         self,
         problem: Problem,
         objective: Objective,
-        but: int | None = None,  # noqa: ARG002  # none of these is the study that is resumed
+        but: int | None = None,  # noqa: ARG002 - none of these is the study that is resumed
     ) -> Iterator[Earlier]:
         """See `Source`."""
         rows = self.history.rows(

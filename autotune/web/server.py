@@ -78,7 +78,7 @@ def serve(
 def _warm_up() -> None:
     """Import what plots need, so that the first reader need not wait seconds for it."""
     with DRAWING, suppress(ImportError):
-        import plotly.graph_objects  # noqa: F401
+        import plotly.graph_objects  # noqa: F401 - imported for the time that it takes
 
 
 def listening(address: str, port: int) -> socket.socket:

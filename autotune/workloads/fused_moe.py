@@ -190,7 +190,7 @@ def _mixed(made: torch.Tensor, mix: torch.Tensor, dtype: torch.dtype) -> torch.T
     return weighted.sum(1).to(dtype)
 
 
-def _grouped(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:  # noqa: ARG001
+def _grouped(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:  # noqa: ARG001 - as its siblings
     """Choices sorted by expert, then one grouped product over all experts for each projection."""
     dtype, experts, top_k = getattr(torch, problem["dtype"]), problem["experts"], problem["top_k"]
     w13, w2 = _loaded(weights, dtype)
@@ -223,7 +223,7 @@ def _grouped_mm(rows: torch.Tensor, weights: torch.Tensor, *, offs: torch.Tensor
     return torch.cat(parts)
 
 
-def _loop(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:  # noqa: ARG001
+def _loop(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:  # noqa: ARG001 - as its siblings
     """One expert after another: transformers' `eager` experts, summed in float32 instead."""
     experts, w13, w2 = problem["experts"], weights["w13"], weights["w2"]
 
@@ -240,7 +240,7 @@ def _loop(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) 
     return run
 
 
-def _batched(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:  # noqa: ARG001
+def _batched(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:  # noqa: ARG001 - as its siblings
     """All experts in one batched product, each with as many rows as the most popular one has tokens."""
     experts, top_k = problem["experts"], problem["top_k"]
     w13, w2 = weights["w13"].mT, weights["w2"].mT

@@ -236,26 +236,9 @@ def test_kernel_tuners_cache_comes_back_as_an_earlier_study(winners, tmp_path) -
     """Times become a study of that problem on that device; nothing where energy counts."""
     number = study(winners.state)
     run("export", "kernel-tuner", number, "--to", tmp_path / "study.json")
-    run(
-        "import",
-        "kernel-tuner",
-        tmp_path / "study.json",
-        "linear",
-        "-p",
-        "m=16,n=7168,k=2048",
-        "--device",
-        "cpu",
-    )
-    run(
-        "import",
-        "kernel-tuner",
-        tmp_path / "study.json",
-        "linear",
-        "-p",
-        "m=16,n=7168,k=2048",
-        "--device",
-        "cpu",
-    )
+    for _ in range(2):  # a second time it is the same import
+        of = ("linear", "-p", "m=16,n=7168,k=2048", "--device", "cpu")
+        run("import", "kernel-tuner", tmp_path / "study.json", *of)
     source = FromImports(str(winners.state), device_named("cpu"))
     asked = Problem(
         "linear", {"m": 32, "n": 7168, "k": 2048, "dtype": "bfloat16", "weight_format": "native"}, ("m",)
