@@ -40,4 +40,5 @@ CREATE TABLE choice(
   PRIMARY KEY (workload, problem, objective, device, stack, rank)
 ) STRICT, WITHOUT ROWID;
 
+-- Indexes stand last: they are made when the rows are in, which is quicker than keeping them up to date.
 CREATE INDEX choice_neighbourhood ON choice(workload, neighbourhood, objective);

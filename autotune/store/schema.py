@@ -50,25 +50,34 @@ def latest_version() -> int:
     return len(migrations())
 
 
+class SnapshotScript(NamedTuple):
+    """The statements that make a snapshot: its tables first, its indexes when the rows are in."""
+
+    tables: str
+    indexes: str
+
+
 @cache
-def snapshot_script() -> str:
-    """The statements that make an empty snapshot.
+def snapshot_script() -> SnapshotScript:
+    """What makes a snapshot.
 
     Raises:
-        InternalError: the installation lacks them.
+        InternalError: the installation lacks it.
     """
     path = os.path.join(paths.data_dir("db"), "snapshot.sql")
     try:
-        with open(path, encoding="utf-8") as script:
-            return script.read()
+        with open(path, encoding="utf-8") as file:
+            script = file.read()
     except OSError as error:
         raise InternalError(f"{path}: {error.strerror}; install autotune again") from error
+    tables, create_index, rest = script.partition("CREATE INDEX")
+    return SnapshotScript(tables, create_index + rest)
 
 
 @cache
 def columns(kind: str) -> frozenset[tuple[str, str, str]]:
     """Table, name and type of every column that a new `history` or `snapshot` has."""
-    scripts = [migration.script for migration in migrations()] if kind == "history" else [snapshot_script()]
+    scripts = [migration.script for migration in migrations()] if kind == "history" else snapshot_script()
     with closing(sqlite3.connect(":memory:")) as connection:
         for script in scripts:
             connection.executescript(script)
