@@ -27,9 +27,6 @@ PHASES = ("decode", "prefill")
 
 WORKLOADS = ("linear", "mla_decode", "attention", "rms_norm", "silu_and_mul", "fused_moe")
 
-WORKLOAD_FORMATS = ("native", "int4_g32")
-"""Weight formats that the stock workloads know; other checkpoints are planned as native, with a note."""
-
 
 @dataclass(frozen=True)
 class PlannedProblem:
@@ -79,7 +76,7 @@ class _Step:
         self, role: str, count: int, n: int, k: int, stored: WeightFormat, rows: int | None = None
     ) -> PlannedProblem:
         """A dense layer, for all tokens of the step unless `rows` says how many."""
-        weight_format, note = self.planned_format(stored)
+        weight_format, note = self.planned_format("linear", stored)
         given = {"m": rows or self.rows, "n": n, "k": k, "weight_format": weight_format}
         return self.problem("linear", role, count, note, **given)
 
@@ -87,9 +84,9 @@ class _Step:
         """A norm of `rows` vectors."""
         return self.problem("rms_norm", role, count, rows=rows, hidden=hidden, residual=residual)
 
-    def planned_format(self, stored: WeightFormat) -> tuple[str, str]:
-        """The `weight_format` of a problem, and the note where the checkpoint's own is not one."""
-        if stored.name in WORKLOAD_FORMATS:
+    def planned_format(self, workload: str, stored: WeightFormat) -> tuple[str, str]:
+        """The `weight_format` of a problem, and a note where the workload does not know the checkpoint's."""
+        if stored.name in (self.declared[workload]["weight_format"].choices or ()):
             return stored.name, ""
         return "native", f"the checkpoint stores {stored.name}; planned with {self.geometry.dtype} weights"
 
@@ -289,7 +286,7 @@ def _experts(step: _Step, moe: Moe, ep: int) -> Iterator[PlannedProblem]:
     geometry, part = step.geometry, step.share
     # Routers decide: checkpoints never quantise them.
     yield step.linear("router", moe.layers, moe.experts, geometry.hidden, NATIVE)
-    weight_format, note = step.planned_format(geometry.formats.experts)
+    weight_format, note = step.planned_format("fused_moe", geometry.formats.experts)
     if ep > 1:
         note = _joined(
             note, f"planned with every choice among the rank's {part.experts} experts, the worst case"

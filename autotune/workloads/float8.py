@@ -7,7 +7,15 @@ arXiv:2412.19437).
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 import torch
+
+from autotune.workloads.random_inputs import repeated_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FLOAT8 = torch.float8_e4m3fn
 LARGEST = 448.0
@@ -15,6 +23,12 @@ LARGEST = 448.0
 SMALLEST_SCALE = 1e-12
 """A row of zeros has this scale, so that nothing is divided by zero."""
 BLOCK = 128
+BLOCK_FORMAT = f"fp8_block{BLOCK}x{BLOCK}"
+"""What problems call a checkpoint's weights that are stored in blocks."""
+DISTINCT_ROWS = 509
+"""Rows of random stored weights that are drawn; the others repeat them. A prime, so that blocks differ."""
+DEVIATION = LARGEST / 4.2
+"""Of float8 weights as stored: the largest of a block's 16,384 normal numbers is about 4.2 deviations."""
 
 
 def quantise_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,6 +80,32 @@ def dequantise_blocks(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dt
     *_, n, k = weight.shape
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     return (weight.to(wide) * _spread(scale.to(wide), n, k)).to(dtype)
+
+
+def random_blocks(
+    shape: Sequence[int], deviation: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normal weights as a checkpoint stores them in blocks: they fill float8's range.
+
+    Args:
+        shape: (..., n, k).
+        deviation: standard deviation of what the weights stand for.
+        generator: of the random numbers, on the CPU.
+
+    Returns:
+        float8 (..., n, k) and float32 scales (..., ceil(n / 128), ceil(k / 128)).
+    """
+    *outer, n, k = shape
+    rows = math.prod((*outer, n))
+    drawn = torch.randn((min(rows, DISTINCT_ROWS), k), generator=generator) * DEVIATION
+    stored = drawn.clamp(-LARGEST, LARGEST).to(FLOAT8)
+    factors = 1 + 0.2 * torch.rand((*outer, *blocks_of(n, k)), generator=generator)
+    return repeated_rows(stored, rows).view(*outer, n, k), factors * deviation / DEVIATION
+
+
+def blocks_of(n: int, k: int) -> tuple[int, int]:
+    """How many blocks a weight (n, k) has along each side."""
+    return -(-n // BLOCK), -(-k // BLOCK)
 
 
 def _spread(scale: torch.Tensor, n: int, k: int) -> torch.Tensor:

@@ -9,11 +9,12 @@ import torch.nn.functional as F  # noqa: N812 - what everybody calls it
 
 from autotune.workloads.base import Cost, Workload
 from autotune.workloads.float8 import BLOCK as FP8_BLOCK
-from autotune.workloads.float8 import FLOAT8, LARGEST, dequantise_blocks
+from autotune.workloads.float8 import BLOCK_FORMAT as FP8
+from autotune.workloads.float8 import FLOAT8, blocks_of, dequantise_blocks, random_blocks
 from autotune.workloads.huge_pages import empty_in_huge_pages
 from autotune.workloads.int4 import GROUP, PER_INT32, pack_int4_g32, unpack_int4_g32
 from autotune.workloads.native_experts import Experts, Tiling, experts_kernel, native_experts
-from autotune.workloads.random_inputs import random_activations, random_weight
+from autotune.workloads.random_inputs import random_activations, random_weight, repeated_rows
 from autotune.workloads.routing import EXPONENTS, draw_routing, expected_hits
 from autotune.workloads.threads import with_threads
 
@@ -24,11 +25,8 @@ if TYPE_CHECKING:
     from autotune.workloads.base import Kernel, Tensors
     from autotune.workloads.native import NativeKernel
 
-FP8 = "fp8_block128x128"
 DISTINCT_ROWS = 509
-"""Rows of a quantised weight that are drawn; the others repeat them. A prime, so that experts differ."""
-FLOAT8_DEVIATION = LARGEST / 4.2
-"""Of float8 weights as stored: the largest of a block's 16,384 normal numbers is about 4.2 deviations."""
+"""Rows of a weight in 4 bits that are drawn; the others repeat them. A prime, so that experts differ."""
 
 
 class FusedMoe(Workload):
@@ -55,13 +53,13 @@ class FusedMoe(Workload):
             if problem["weight_format"] == "native":
                 weights[name] = random_weight((experts, rows, columns), columns**-0.5, dtype, generator)
             elif problem["weight_format"] == FP8:
-                made = _random_float8(experts, rows, columns, generator)
+                made = random_blocks((experts, rows, columns), columns**-0.5, generator)
                 weights[name], weights[f"{name}_scale"] = made
             else:
                 block = random_weight((DISTINCT_ROWS, columns), columns**-0.5, dtype, generator)
                 packed, scale = pack_int4_g32(block)
-                weights[name] = _repeated(packed, experts, rows)
-                weights[f"{name}_scale"] = _repeated(scale, experts, rows)
+                weights[name] = repeated_rows(packed, experts * rows).view(experts, rows, -1)
+                weights[f"{name}_scale"] = repeated_rows(scale, experts * rows).view(experts, rows, -1)
         return {name: weights[name].to(device) for name in self.weight_names(problem)}
 
     def weight_names(self, problem: Problem) -> tuple[str, ...]:
@@ -132,32 +130,11 @@ def _shapes(problem: Problem) -> Tensors:
                 weights[name] = empty(rows, columns, dtype)
             case "fp8_block128x128":
                 weights[name] = empty(rows, columns, FLOAT8)
-                blocks = -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)
-                weights[f"{name}_scale"] = empty(*blocks, dtype=torch.float32)
+                weights[f"{name}_scale"] = empty(*blocks_of(rows, columns), dtype=torch.float32)
             case _:
                 weights[name] = empty(rows, columns // PER_INT32, torch.int32)
                 weights[f"{name}_scale"] = empty(rows, columns // GROUP, dtype)
     return weights
-
-
-def _random_float8(
-    experts: int, rows: int, columns: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normal float8 weights that fill its range, and scales that make them keep the variance."""
-    drawn = torch.randn((DISTINCT_ROWS, columns), generator=generator) * FLOAT8_DEVIATION
-    stored = drawn.clamp(-LARGEST, LARGEST).to(FLOAT8)
-    shape = (experts, -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK))
-    scale = (1 + 0.2 * torch.rand(shape, generator=generator)) * columns**-0.5 / FLOAT8_DEVIATION
-    return _repeated(stored, experts, rows), scale
-
-
-def _repeated(block: torch.Tensor, experts: int, rows: int) -> torch.Tensor:
-    """(experts, rows, columns) of its own memory, filled with a block (drawn, columns) over and over."""
-    full = torch.empty((experts * rows, block.shape[1]), dtype=block.dtype)
-    for first in range(0, len(full), len(block)):
-        part = full[first : first + len(block)]
-        part.copy_(block[: len(part)])
-    return full.view(experts, rows, -1)
 
 
 def _dense(weights: Tensors, name: str, expert: int, dtype: torch.dtype) -> torch.Tensor:

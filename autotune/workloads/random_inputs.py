@@ -69,3 +69,17 @@ def random_activations(
     outliers = torch.randperm(columns, generator=generator)[: int(columns * OUTLIER_SHARE)]
     x[:, outliers] *= OUTLIER_SCALE
     return x.to(dtype).to(device)
+
+
+def repeated_rows(block: torch.Tensor, rows: int) -> torch.Tensor:
+    """Memory of its own, filled with the rows of a block over and over.
+
+    Args:
+        block: (drawn, columns).
+        rows: of the result, (rows, columns).
+    """
+    full = torch.empty((rows, block.shape[1]), dtype=block.dtype)
+    for first in range(0, rows, len(block)):
+        part = full[first : first + len(block)]
+        part.copy_(block[: len(part)])
+    return full

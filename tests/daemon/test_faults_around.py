@@ -65,11 +65,11 @@ def shared_folder():
     if os.geteuid() != 0:
         pytest.skip("only root can run a daemon as another user")
     program = [sys.executable, "-c", "import autotune, torch"]
-    tried = subprocess.run(
-        program, cwd=ROOT, env={"HOME": "/"}, user=DAEMON_USER, group=DAEMON_USER, check=False
-    )
-    if tried.returncode:
-        pytest.skip("other users cannot read this checkout or its environment")
+    identity = {"user": DAEMON_USER, "group": DAEMON_USER}
+    try:
+        subprocess.run(program, cwd=ROOT, env={"HOME": "/"}, check=True, **identity)
+    except (PermissionError, subprocess.CalledProcessError):
+        pytest.skip("other users cannot run this interpreter or read this checkout")
     with tempfile.TemporaryDirectory(prefix="autotune-") as made:
         os.chmod(made, 0o755)
         yield Path(made)

@@ -20,7 +20,7 @@ H200 = device_named("nvidia-h200").facts
 # float16 has a unit of 2^-11; sums are in float32.
 TOLERANCE = {"float16": 5e-4, "float32": 1e-6}
 # Of 8-bit floating point, part is the interpreter's, which loses carries (see below).
-LOSSY = {"triton_int4": 0.15, "triton_int8": 0.02, "triton_fp8_block": 0.1}
+LOSSY = {"triton_int4": 0.15, "triton_int8": 0.02, "triton_fp8_block": 0.1, "triton_fp8_weight_only": 0.1}
 
 GEMM = {
     "block_m": 16, "block_n": 32, "block_k": 32, "group_m": 1, "split_k": 1, "persistent": False,
@@ -47,6 +47,7 @@ CHANGES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "triton_int4": (INT4, [{}, {"swap": True, "split_k": 2}, {"block_k": 128, "group_m": 2, "block_n": 16}]),
     "triton_int8": (INT4, [{}, {"swap": True, "split_k": 2}, {"block_k": 128, "group_m": 2}]),
     "triton_fp8_block": (INT4, [{}, {"swap": True, "split_k": 2}, {"block_k": 128, "group_m": 2}]),
+    "triton_fp8_weight_only": (INT4, [{}, {"swap": True, "split_k": 2}, {"block_k": 128, "group_m": 2}]),
 }
 SIZES = [(1, 40, 72), (5, 33, 96), (33, 70, 136)]
 CASES = [
@@ -85,6 +86,14 @@ def test_a_weight_stored_in_4_bits_loses_nothing(change: dict[str, Any], dtype: 
         configuration = {"implementation": "triton_int4", **INT4, **change}
         error = relative_error(configuration, m=m, n=40, k=k, dtype=dtype, weight_format="int4_g32")
         assert error <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("change", CHANGES["triton_fp8_weight_only"][1], ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_weight_stored_in_float8_blocks_loses_nothing(change: dict[str, Any], dtype: str) -> None:
+    configuration = {"implementation": "triton_fp8_weight_only", **INT4, **change}
+    stored = {"dtype": dtype, "weight_format": "fp8_block128x128"}
+    assert relative_error(configuration, m=17, n=150, k=300, **stored) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("name", ["triton", "triton_gemv"])

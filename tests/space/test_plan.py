@@ -147,19 +147,16 @@ def test_only_the_routed_experts_of_kimi_k2_5_are_int4() -> None:
     assert formats == {"native": 10, "int4_g32": 1}
 
 
-@pytest.mark.parametrize(
-    ("name", "stored"), [("kimi-k2", "fp8_block128x128"), ("deepseek-v3", "fp8_block128x128")]
-)
-def test_formats_no_workload_knows_are_planned_native_with_a_note(name: str, stored: str) -> None:
+@pytest.mark.parametrize("name", ["kimi-k2", "deepseek-v3"])
+def test_float8_checkpoints_are_planned_as_they_are_stored(name: str) -> None:
     found = by_role(plan(load_model(name), tp=8, batches=[16]))
     for role in ("qkv_a", "experts", "shared down"):
-        assert found[role].problem["weight_format"] == "native"
-        assert found[role].note == f"the checkpoint stores {stored}; planned with bfloat16 weights"
-    assert found["router"].note == ""
-    assert found["lm_head"].note == ""
+        assert (found[role].problem["weight_format"], found[role].note) == ("fp8_block128x128", "")
+    for role in ("router", "lm_head"):
+        assert (found[role].problem["weight_format"], found[role].note) == ("native", "")
 
 
-def test_gpt_oss_has_noted_experts_and_two_kinds_of_attention() -> None:
+def test_gpt_oss_whose_format_no_workload_knows_has_noted_experts_and_two_kinds_of_attention() -> None:
     found = by_role(plan(load_model("gpt-oss-120b"), tp=2, batches=[16], context=4096))
     assert found["experts"].note == "the checkpoint stores mxfp4; planned with bfloat16 weights"
     assert found["qkv"].note == ""

@@ -12,6 +12,7 @@ from autotune.fingerprint.cpu import cpu_facts
 from autotune.measure.correctness import relative_error
 from autotune.space.declaration import load_declaration
 from autotune.workloads import native
+from autotune.workloads.float8 import dequantise_blocks
 from autotune.workloads.int4 import unpack_int4_g32
 from autotune.workloads.linear import Linear
 
@@ -24,6 +25,7 @@ class TestLinear(Conformance):
         {"m": 4, "n": 7, "k": 50},
         {"m": 16, "n": 64, "k": 192, "weight_format": "int4_g32"},
         {"m": 1, "n": 80, "k": 64, "weight_format": "int4_g32"},
+        {"m": 5, "n": 140, "k": 130, "weight_format": "fp8_block128x128"},
         {"m": 3, "n": 48, "k": 64, "dtype": "float16"},
         {"m": 2, "n": 40, "k": 96, "dtype": "float16", "weight_format": "int4_g32"},
         {"m": 6, "n": 33, "k": 47, "dtype": "float32"},
@@ -52,6 +54,12 @@ def test_cost_of_4_bit_weights_by_hand():
     assert (768, 96 + 4 * (6 + 128 + 6), "float32") == cost
 
 
+def test_cost_of_float8_blocks_by_hand():
+    """2 x 130 by 3 x 130: 390 bytes of weights, two scales of float32, 260 inputs and 6 outputs."""
+    cost = Linear().cost(problem(m=2, n=3, k=130, dtype="float16", weight_format="fp8_block128x128"))
+    assert (1560, 390 + 2 * 4 + 2 * (260 + 6), "float16") == cost
+
+
 def test_k_that_is_no_whole_number_of_groups_is_refused():
     """Before anything is made of it, by the workload and by its search space."""
     odd = problem(m=1, n=8, k=33, weight_format="int4_g32")
@@ -66,14 +74,17 @@ def test_unknown_implementation_is_refused():
         Linear().build(problem(m=1, n=8, k=8), {"implementation": "natve"}, {"weight": torch.ones(8, 8)})
 
 
-@pytest.mark.parametrize("weight_format", ["native", "int4_g32"])
+@pytest.mark.parametrize("weight_format", ["native", "int4_g32", "fp8_block128x128"])
 def test_large_weights_are_of_one_scale(weight_format):
     """Those made by repeating a block too: rows differ, and the reference equals a plain product."""
     large = problem(m=2, n=1200, k=4096, weight_format=weight_format)
     weights = Linear().weights(large, seed=0)
-    dense = (
-        weights["weight"] if weight_format == "native" else unpack_int4_g32(*weights.values(), torch.float32)
-    )
+    unpack = {
+        "native": torch.Tensor.to,
+        "int4_g32": unpack_int4_g32,
+        "fp8_block128x128": dequantise_blocks,
+    }
+    dense = unpack[weight_format](*weights.values(), torch.float32)
     assert (1200, 4096) == tuple(dense.shape)
     assert 1200 == len(dense.float().unique(dim=0))
     assert dense.float().std().item() == pytest.approx(4096**-0.5, rel=0.2)

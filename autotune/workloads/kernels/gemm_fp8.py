@@ -1,8 +1,8 @@
 """y = x @ w.T in 8-bit floating point, weights scaled by blocks of 128 by 128 or by rows.
 
-Activations are rounded in each call by a kernel of their own, every 128 values of a row under a scale
-(DeepSeek-V3, arXiv:2412.19437, section 3.3), or every row under one. Block by block along k the product of
-8-bit values is summed in the matrix unit, multiplied by the scales of both sides, and added in float32.
+Activations are multiplied as they are (W8A16), or rounded in each call by a kernel of their own (W8A8): every
+128 values of a row under a scale (DeepSeek-V3, arXiv:2412.19437, section 3.3), or every row under one. Block
+by block along k the product is summed in the matrix unit, multiplied by the scales, and added in float32.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from autotune.workloads.float8 import BLOCK, FLOAT8, LARGEST, SMALLEST_SCALE, quantise_blocks, quantise_rows
+from autotune.workloads.float8 import BLOCK, FLOAT8, LARGEST, SMALLEST_SCALE, quantise_rows
 from autotune.workloads.kernels.gemm import load_rows, store_tile, sum_partials, tile_at
 from autotune.workloads.launch import launch
 from autotune.workloads.native import accepted
@@ -81,8 +81,13 @@ def gemm_fp8_block_kernel(
     SCALE_BLOCK: tl.constexpr,
     WHOLE_K: tl.constexpr,
     SWAP: tl.constexpr,
+    ROUNDED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
-    """`x_scale` is (m, blocks of k), `w_scale` (blocks of n, blocks of k); BLOCK_K divides SCALE_BLOCK."""
+    """`w_scale` is (blocks of n, blocks of k) and `x_scale` (m, blocks of k), or nothing unless x is ROUNDED.
+
+    BLOCK_K divides SCALE_BLOCK.
+    """
     row, column = tile_at(tl.program_id(0), tl.cdiv(m, BLOCK_M), tl.cdiv(n, BLOCK_N), group_m)
     row, column = row * BLOCK_M, column * BLOCK_N
     split, steps, scales = tl.program_id(1), tl.cdiv(k, BLOCK_K), tl.cdiv(k, SCALE_BLOCK)
@@ -96,10 +101,16 @@ def gemm_fp8_block_kernel(
         block = step * BLOCK_K // SCALE_BLOCK
         a = load_rows(x, rows, along_k, m, k, WHOLE_K)
         b = load_rows(w, columns, along_k, n, k, WHOLE_K)
-        a_scale = tl.load(row_scale + block, mask=rows < m, other=0.0)
         b_scale = tl.load(column_scale + block, mask=columns < n, other=0.0)
-        product = tl.dot(b, a.T).T if SWAP else tl.dot(a, b.T)
-        sums += product * a_scale[:, None] * b_scale[None, :]
+        if not ROUNDED:
+            b = b.to(a.dtype)
+        if SWAP:
+            product = tl.dot(b, a.T, input_precision=PRECISION).T
+        else:
+            product = tl.dot(a, b.T, input_precision=PRECISION)
+        if ROUNDED:
+            product *= tl.load(row_scale + block, mask=rows < m, other=0.0)[:, None]
+        sums += product * b_scale[None, :]
     store_tile(y, sums, w_scale, row, column, split, m, n, BLOCK_M, BLOCK_N, False)
 
 
@@ -126,18 +137,43 @@ def quantise_whole_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def build_triton_fp8_block(
-    problem: Problem, configuration: Mapping[str, Any], weight: torch.Tensor
+    problem: Problem, configuration: Mapping[str, Any], w: torch.Tensor, w_scale: torch.Tensor
 ) -> Kernel:
-    """The product over 8-bit weights with a scale for every block of 128 by 128.
+    """The product over 8-bit weights in blocks of 128 by 128, x rounded to 8 bits in every call (W8A8).
 
     Args:
         problem: of `linear`.
         configuration: `block_m`, `block_n`, `block_k` in elements, of which the last divides 128; `group_m`
             in tiles, `split_k`, `swap`, `warps`, `stages`.
-        weight: (n, k).
+        w: float8 (n, k).
+        w_scale: float32 (ceil(n / 128), ceil(k / 128)).
     """
+    return _build_blocks(problem, configuration, w, w_scale, rounded=True)
+
+
+def build_triton_fp8_weight_only(
+    problem: Problem, configuration: Mapping[str, Any], w: torch.Tensor, w_scale: torch.Tensor
+) -> Kernel:
+    """The product over 8-bit weights in blocks of 128 by 128, which x's type holds exactly (W8A16).
+
+    Args:
+        problem: of `linear`.
+        configuration: as `build_triton_fp8_block` takes it.
+        w: float8 (n, k).
+        w_scale: float32 (ceil(n / 128), ceil(k / 128)).
+    """
+    return _build_blocks(problem, configuration, w, w_scale, rounded=False)
+
+
+def _build_blocks(
+    problem: Problem,
+    configuration: Mapping[str, Any],
+    w: torch.Tensor,
+    w_scale: torch.Tensor,
+    *,
+    rounded: bool,
+) -> Kernel:
     m, n, k, dtype = problem["m"], problem["n"], problem["k"], getattr(torch, problem["dtype"])
-    w, w_scale = quantise_blocks(weight)
     block_m, block_n, block_k = (configuration[f"block_{name}"] for name in "mnk")
     split_k, group_m, shape = configuration["split_k"], configuration["group_m"], torch.Size((m, k))
     grid = (triton.cdiv(m, block_m) * triton.cdiv(n, block_n), split_k)
@@ -148,16 +184,18 @@ def build_triton_fp8_block(
         "SCALE_BLOCK": BLOCK,
         "WHOLE_K": k % block_k == 0,
         "SWAP": configuration["swap"],
+        "ROUNDED": rounded,
+        "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
         "num_warps": configuration["warps"],
         "num_stages": configuration["stages"],
     }
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        stored, scale = quantise_groups(accepted(x, shape, dtype, "linear: x"))
+        x = accepted(x, shape, dtype, "linear: x")
+        a, a_scale = quantise_groups(x) if rounded else (x, w_scale)
         y = torch.empty(m, n, dtype=dtype, device=x.device)
         sums = y if split_k == 1 else torch.empty(split_k, m, n, dtype=torch.float32, device=x.device)
-        arguments = (stored, scale, w, w_scale, sums, m, n, k, group_m)
-        launch(gemm_fp8_block_kernel, grid, *arguments, **constants)
+        launch(gemm_fp8_block_kernel, grid, a, a_scale, w, w_scale, sums, m, n, k, group_m, **constants)
         return y if split_k == 1 else sum_partials(sums, y)
 
     return run
