@@ -20,6 +20,7 @@ from autotune.config.sections import (
     RequestSettings,
     RetentionSettings,
     StudySettings,
+    WebSettings,
     Window,
     WorkerSettings,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "RetentionSettings",
     "Settings",
     "StudySettings",
+    "WebSettings",
     "Window",
     "WorkerSettings",
     "check_file",

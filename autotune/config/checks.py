@@ -111,6 +111,11 @@ def _complaints(sections: Sections) -> Iterator[str]:
             yield f"daemon.devices: expected cpu, cuda or cuda:N, found {device!r}"
     yield from _about_times(sections)
     yield from _about_metrics(sections)
+    if sections.web.address and not _is_loopback(sections.web.address):
+        yield (
+            "web.address: expected a loopback address and port such as '127.0.0.1:9720' or '[::1]:9720', "
+            f"found {sections.web.address!r}; elsewhere `autotune web --address` serves, with a token"
+        )
     for number, model in enumerate(sections.daemon.models):
         if "/" in model.name and not (os.path.isabs(model.name) and os.path.isfile(model.name)):
             yield f"daemon.models[{number}].name: {model.name!r} is no full path of a file"

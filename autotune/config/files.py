@@ -20,6 +20,7 @@ from autotune.config.sections import (
     RetentionSettings,
     Sections,
     StudySettings,
+    WebSettings,
     WorkerSettings,
 )
 from autotune.errors import ConfigError
@@ -44,6 +45,7 @@ class Settings:
     gate: GateSettings
     requests: RequestSettings
     metrics: MetricsSettings
+    web: WebSettings
     retention: RetentionSettings
     origins: Mapping[str, str]
 

@@ -202,6 +202,16 @@ class MetricsSettings(Section, frozen=True):
     textfile_seconds: Annotated[float, Meta(ge=1, le=3600)] = 30.0
 
 
+class WebSettings(Section, frozen=True):
+    """`[web]`: the site that the daemon serves over its history, read-only.
+
+    Attributes:
+        address: loopback address and port such as `127.0.0.1:9720`; empty, the default, for none.
+    """
+
+    address: str = ""
+
+
 class RetentionSettings(Section, frozen=True):
     """`[retention]`: what is kept of the history, and when it is looked after.
 
@@ -230,4 +240,5 @@ class Sections(Section, frozen=True):
     gate: GateSettings = GateSettings()
     requests: RequestSettings = RequestSettings()
     metrics: MetricsSettings = MetricsSettings()
+    web: WebSettings = WebSettings()
     retention: RetentionSettings = RetentionSettings()

@@ -22,6 +22,7 @@ from autotune.daemon.agenda import Agenda
 from autotune.daemon.archive import RETRY_SECONDS, Archive
 from autotune.daemon.calendar import Calendar, Windows
 from autotune.daemon.care import NightlyCare
+from autotune.daemon.companion import Companion
 from autotune.daemon.control_server import ControlServer
 from autotune.daemon.exposition import Health
 from autotune.daemon.lease import Leases
@@ -141,6 +142,7 @@ class Service:
             self.note_error,
             self.archive.unwritten,
         )
+        self.site = Companion("the site", self.loop, self.note_error)
         self._devices, found = watched_devices(settings, office)
         history.record_devices(self._devices)
         self.supervisors.update({one.name: one for one in found})
@@ -156,6 +158,7 @@ class Service:
         self.loop.on_signal(signal.SIGHUP, self.reload)
         self.calendar.start()
         self.metrics.start(self.settings.metrics, self._health)
+        self._serve_site()
         self._feed_watchdog()
         self.loop.later(ROUND_SECONDS, self._round)
         names = ", ".join(self.supervisors) or "no device"
@@ -223,8 +226,15 @@ class Service:
             self.agenda.serve(settings, self.archive.history, list(self.supervisors.values()))
         if settings.metrics != before.metrics:
             self.metrics.start(settings.metrics, self._health)
+        self._serve_site()
         self._set_calendar()
         self._step_all()
+
+    def _serve_site(self) -> None:
+        if self.settings.web.address:
+            self.site.want("autotune.web.beside", self.settings.web.address)
+        else:
+            self.site.close()
 
     def _set_calendar(self) -> None:
         """A look at what is due whenever a window opens; nightly care of the history."""
@@ -365,6 +375,7 @@ class Service:
 
     def _end(self) -> None:
         self.care.close()
+        self.site.close()
         self.requests.close()
         self.control.close()
         self.calendar.close()

@@ -6,13 +6,11 @@ any moment, and dies with the daemon; its worker dies with it.
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
 import sys
 from typing import TYPE_CHECKING
 
 from autotune.daemon import messages
+from autotune.daemon.companion import die_with
 from autotune.daemon.remote_history import Channel, DaemonGone, RemoteHistory
 from autotune.errors import (
     AutotuneError,
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
     from autotune.search.study import Progress
     from autotune.search.tuning import Tuner
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main(arguments: list[str]) -> int:
     """Serve the daemon until it says `Finish` or is gone; returns the exit status.
@@ -38,8 +34,7 @@ def main(arguments: list[str]) -> int:
         arguments: the descriptor of the socket to the daemon, and the daemon's process id.
     """
     descriptor, daemon = int(arguments[0]), int(arguments[1])
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != daemon:
+    if not die_with(daemon):
         return 1
     channel = Channel(descriptor)
     try:
