@@ -305,7 +305,7 @@ def test_what_cannot_be_shown_is_not_claimed():
     found = largest_rate(load, 1.0)
     assert found.rate == 0.0
     assert found.figures is None
-    assert "too few to be sure of the opposite" in found.rungs[0].why
+    assert "45 requests cannot show TTFT 1e+06 ms for 99 %" in found.rungs[0].why
 
 
 def test_the_largest_batch_that_gains_nothing_is_not_chosen():

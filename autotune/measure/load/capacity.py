@@ -15,16 +15,15 @@ import msgspec
 
 from autotune.measure.load.arrivals import Lengths, at_rate, open_loop
 from autotune.measure.load.batching import BatchLimits, serve
-from autotune.measure.load.figures import LoadFigures, figures_of
-from autotune.measure.load.saturation import BATCHES, LEAST_PER_BATCH, trend
+from autotune.measure.load.figures import LoadFigures, RatePoint, figures_of, warm_up_of
 from autotune.measure.load.tails import Standing
+from autotune.measure.load.watch import LoadWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from autotune.measure.load.arrivals import Arrival
     from autotune.measure.load.batching import Engine
-    from autotune.measure.load.records import Record
     from autotune.measure.load.slo import Slo
 
 FIRST_STEP = 2.0
@@ -48,6 +47,28 @@ class Rung(msgspec.Struct, frozen=True):
     kept: bool
     why: str
     figures: LoadFigures
+
+    @property
+    def point(self) -> RatePoint:
+        """It in short."""
+        figures = self.figures
+        return RatePoint(
+            rate=self.rate,
+            kept=self.kept,
+            why=self.why,
+            requests=figures.requests,
+            good_share=figures.good_share,
+            goodput=figures.goodput,
+            output_tokens_per_s=figures.output_tokens_per_s,
+            ttft_p50=figures.ttft.p50,
+            ttft_p90=figures.ttft.p90,
+            ttft_p99=figures.ttft.p99,
+            tpot_p50=figures.tpot.p50,
+            tpot_p99=figures.tpot.p99,
+            e2e_p50=figures.e2e.p50,
+            e2e_p99=figures.e2e.p99,
+            saturated=figures.saturated,
+        )
 
 
 class Capacity(msgspec.Struct, frozen=True):
@@ -87,6 +108,8 @@ def largest_rate(
     start: float,
     *,
     resolution: float = 0.05,
+    step: float = FIRST_STEP,
+    least: float = 0.0,
     most: float = math.inf,
     spent: Callable[[], bool] = lambda: False,
 ) -> Capacity:
@@ -96,6 +119,8 @@ def largest_rate(
         load: runs a load at a rate, and returns its figures.
         start: rate to begin with.
         resolution: how near, relatively, the largest kept and the least refused rate have to be.
+        step: by what the rate is changed first, until one is kept and one is not.
+        least: rate below which nothing is tried.
         most: rate above which nothing is tried.
         spent: asked before each load but the first; the search ends there.
     """
@@ -116,9 +141,11 @@ def largest_rate(
                 break
         else:
             high = rate
+            if rate <= least:
+                break
         if low and math.isfinite(high):
             break
-        rate = min(rate * FIRST_STEP, most) if low else rate / FIRST_STEP
+        rate = min(rate * step, most) if low else max(rate / step, least)
     while low and math.isfinite(high) and high / low > 1 + resolution and not spent():
         middle = math.sqrt(low * high)
         if kept(middle):
@@ -136,31 +163,9 @@ def rung_of(rate: float, figures: LoadFigures) -> Rung:
     if figures.slo_standing is Standing.KEPT:
         return Rung(rate, True, "", figures)
     told = f"{missed} of {figures.requests} requests missed {figures.slo}"
-    if figures.slo_standing is Standing.OPEN:
-        told += ": too many to be sure, too few to be sure of the opposite"
+    if not missed:
+        told = f"{figures.requests} requests cannot show {figures.slo}, even if none misses it"
     return Rung(rate, False, told, figures)
-
-
-class SaturationWatch:
-    """Ends a load whose trend shows over-saturation.
-
-    It looks whenever half as many requests again were answered, so that looks are few.
-    """
-
-    def __init__(self) -> None:
-        self._arrivals: list[float] = []
-        self._latencies: list[float] = []
-        self._look = 5 * BATCHES * LEAST_PER_BATCH
-
-    def __call__(self, record: Record) -> bool:
-        """Note an answered request; true once the load is surely over-saturated."""
-        self._arrivals.append(record.arrival)
-        self._latencies.append(record.ttft)
-        if len(self._arrivals) < self._look:
-            return False
-        self._look += self._look // 2
-        found = trend(self._arrivals, self._latencies)
-        return found is not None and found.saturated
 
 
 def engine_load(
@@ -171,7 +176,7 @@ def engine_load(
     *,
     warm_up: int | None = None,
 ) -> Callable[[float], LoadFigures]:
-    """Loads of an engine in the batching loop, on its virtual clock; each ends early when over-saturated.
+    """Loads of an engine in the batching loop, on its virtual clock; each ends once it cannot be kept.
 
     Args:
         engine: what steps take.
@@ -182,8 +187,11 @@ def engine_load(
     """
 
     def load(rate: float) -> LoadFigures:
-        answered = serve(arrivals(rate), engine, limits, stop=SaturationWatch())
-        return figures_of(answered, offered_rate=rate, slo=slo, warm_up=warm_up)
+        planned = arrivals(rate)
+        dropped = warm_up_of(len(planned), warm_up)
+        watch = LoadWatch(slo, len(planned) - dropped, dropped)
+        answered = serve(planned, engine, limits, stop=watch)
+        return figures_of(answered, offered_rate=rate, slo=slo, warm_up=dropped)
 
     return load
 

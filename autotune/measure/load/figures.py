@@ -25,6 +25,32 @@ MOST_LATE_SECONDS = 0.01
 """A sender this much behind its own schedule, at the 99th percentile, did not offer the load it says."""
 
 
+class RatePoint(msgspec.Struct, frozen=True):
+    """A rate that was tried, in short; times in seconds, None where too few requests were answered.
+
+    Attributes:
+        rate: requests per second.
+        kept: whether the objectives were shown to be met.
+        why: they were not; empty where they were.
+    """
+
+    rate: float
+    kept: bool
+    why: str
+    requests: int
+    good_share: float
+    goodput: float
+    output_tokens_per_s: float
+    ttft_p50: float | None
+    ttft_p90: float | None
+    ttft_p99: float | None
+    tpot_p50: float | None
+    tpot_p99: float | None
+    e2e_p50: float | None
+    e2e_p99: float | None
+    saturated: bool
+
+
 class LoadFigures(msgspec.Struct, frozen=True):
     """What a load showed; times in seconds, rates per second.
 
@@ -48,12 +74,13 @@ class LoadFigures(msgspec.Struct, frozen=True):
         queueing: until the engine took a request up; empty where that is not known.
         growth: how the time to first token moved; None of too few requests to tell.
         lateness: of sending.
-        tokens_counted: who counted output tokens: `engine`, `usage` (the server's own count) or `chunks`.
+        tokens_counted: who counted output tokens, see `Record.counted_by`.
         doubts: what speaks against the figures, a line each.
         failures: reasons of requests that failed, with how many there were.
         definitions: of the figures.
         peak_memory_bytes: most that the server's processes held; None where it was not looked at.
         device_memory_bytes: most that they held on accelerators.
+        by_rate: the rates that were tried before these figures were had; empty where it was but one.
     """
 
     offered_rate: float
@@ -81,6 +108,7 @@ class LoadFigures(msgspec.Struct, frozen=True):
     definitions: dict[str, str] = msgspec.field(default_factory=lambda: dict(DEFINITIONS))
     peak_memory_bytes: int | None = None
     device_memory_bytes: int | None = None
+    by_rate: tuple[RatePoint, ...] = ()
 
     @property
     def saturated(self) -> bool:
@@ -93,6 +121,11 @@ class LoadFigures(msgspec.Struct, frozen=True):
         return self.good / self.requests if self.requests else 0.0
 
 
+def warm_up_of(requests: int, warm_up: int | None = None) -> int:
+    """How many of the first requests do not count: so many as asked for, else a tenth."""
+    return math.floor(WARM_UP_SHARE * requests) if warm_up is None else min(warm_up, requests)
+
+
 def figures_of(
     records: Sequence[Record],
     *,
@@ -100,7 +133,6 @@ def figures_of(
     slo: Slo | None = None,
     warm_up: int | None = None,
     confidence: float = CONFIDENCE,
-    tokens_counted: str = "engine",
 ) -> LoadFigures:
     """The figures of a load.
 
@@ -110,12 +142,11 @@ def figures_of(
         slo: what makes a request a good one; every answered one by default.
         warm_up: first requests that do not count; a tenth by default.
         confidence: one-sided, of bounds and of the objectives' standing.
-        tokens_counted: who counted the output tokens.
     """
     slo = slo or Slo()
     ordered = sorted(records, key=lambda record: record.number)
-    dropped = math.floor(WARM_UP_SHARE * len(ordered)) if warm_up is None else min(warm_up, len(ordered))
-    counted = ordered[dropped:]
+    dropped = warm_up_of(len(ordered), warm_up)
+    counted = [record for record in ordered if record.number >= dropped]
     answered = [record for record in counted if record.answered]
     good = sum(map(slo.met_by, answered))
     seconds = max((record.ended for record in counted), default=0.0) - (counted[0].arrival if counted else 0)
@@ -132,7 +163,7 @@ def figures_of(
         requests=len(counted),
         answered=len(answered),
         failed=len(counted) - len(answered),
-        warm_up=dropped,
+        warm_up=len(ordered) - len(counted),
         seconds=seconds,
         requests_per_s=len(answered) * per_second,
         output_tokens_per_s=sum(one.output_tokens for one in answered) * per_second,
@@ -151,7 +182,7 @@ def figures_of(
         queueing=spread([q for one in answered if (q := one.queueing) is not None], confidence=confidence),
         growth=growth,
         lateness=lateness,
-        tokens_counted=tokens_counted,
+        tokens_counted=" and ".join(sorted({one.counted_by for one in answered})),
         failures=failures,
     )
     return msgspec.structs.replace(figures, doubts=tuple(_doubts(figures, counted)))

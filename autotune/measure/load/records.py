@@ -9,7 +9,7 @@ import msgspec
 DEFINITIONS = {
     "ttft": "first token minus scheduled arrival; time in any queue counts, as does a late sender",
     "tpot": "(last token - first token) / (output tokens - 1): the first token is excluded",
-    "itl": "gaps between moments at which tokens came; tokens that come together share one moment",
+    "itl": "gaps between moments at which tokens came; tokens of one read share one moment",
     "e2e": "last token minus scheduled arrival",
     "queueing": "taken up by the engine minus scheduled arrival; a server over HTTP does not tell",
     "goodput": "requests that met every objective, per second of the time that requests_per_s counts",
@@ -32,6 +32,8 @@ class Record(msgspec.Struct, frozen=True):
         ended: when nothing more was to come.
         failure: why it was not answered; empty if it was.
         text: the answer, where it was kept.
+        counted_by: who counted the output tokens: the `engine`, the server's `usage`, or the `events` that
+            brought text.
     """
 
     number: int
@@ -44,6 +46,7 @@ class Record(msgspec.Struct, frozen=True):
     ended: float
     failure: str = ""
     text: str = ""
+    counted_by: str = "engine"
 
     @property
     def answered(self) -> bool:
