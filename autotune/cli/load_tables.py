@@ -14,6 +14,31 @@ TIMES = ("queueing", "ttft", "tpot", "itl", "e2e")
 PERCENTILES = ("p50", "p90", "p99", "p99_9")
 
 
+def load_tables(load: Mapping[str, Any]) -> Any:
+    """All of one load: its rates, its distributions, what speaks against it, and what its words mean."""
+    from rich.console import Group
+
+    lines = [*load["doubts"], *(f"{name}: {text}" for name, text in load["definitions"].items())]
+    rates = [rate_table(load["by_rate"])] if load["by_rate"] else []
+    return Group(load_table([load]), spread_table(load), *rates, *map(output.plain, lines))
+
+
+def rate_table(points: Sequence[Mapping[str, Any]]) -> Any:
+    """A row for each rate that was tried, and whether it kept the objectives."""
+    right = ("rate/s", "good/s", "good", "tokens/s", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99")
+    table = output.table(*right, "kept", right=right)
+    for point in points:
+        table.add_row(
+            f"{point['rate']:.3g}",
+            f"{point['goodput']:.3g}",
+            f"{100 * point['good_share']:.1f} %",
+            f"{point['output_tokens_per_s']:.4g}",
+            *(milliseconds(point[key]) for key in ("ttft_p50", "ttft_p99", "tpot_p50", "e2e_p99")),
+            "yes" if point["kept"] else "over-saturated" if point["saturated"] else "no",
+        )
+    return table
+
+
 def load_table(loads: Sequence[Mapping[str, Any]]) -> Any:
     """A row for each load, by rate.
 

@@ -138,7 +138,7 @@ def _print(spec: ServerSpec, winner: Winner, fresh: bool) -> None:
     from autotune.cli import output
     from autotune.cli.load_tables import load_table
     from autotune.cli.winners import winners_table
-    from autotune.search.objective import LATENCY
+    from autotune.search.objective import SERVED
 
     best = winner.choices[0]
     output.console.print(winners_table([winner]))
@@ -154,7 +154,7 @@ def _print(spec: ServerSpec, winner: Winner, fresh: bool) -> None:
         if best.proof.stopped == "time_cap":
             output.console.print(
                 f"the time was over after {best.proof.rounds} rounds of restarts; a proof takes at least "
-                f"{LATENCY.least_rounds} at 99 % confidence: give more with --budget",
+                f"{SERVED.least_rounds} at 99 % confidence: give more with --budget",
                 soft_wrap=True,
             )
     else:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import UnknownNameError, UsageError
 from autotune.fingerprint.management import library_for
 from autotune.fingerprint.stack import stack_digest, stack_facts
-from autotune.measure.comparison import MEDIAN, Rules
-from autotune.measure.load.tails import least_requests, overlatency_allowed
+from autotune.measure.load.tails import fewest_to_keep, least_requests
 from autotune.search.budget import Budget
-from autotune.search.objective import LATENCY, Objective
+from autotune.search.objective import SERVED, Objective
 from autotune.search.study import Study
 from autotune.server.bench import PERCENTILE, ServerBench
 from autotune.space.searchspace import SearchSpace
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from autotune.fingerprint import Device
+    from autotune.measure.comparison import Rules
     from autotune.search.budget import Progress
     from autotune.server.spec import ServerSpec
     from autotune.store.reading import HistoryReader
@@ -68,7 +68,13 @@ def check_served_objective(spec: ServerSpec, objective: str) -> None:
                 f"{spec.path}: [slo] sets no limit, and throughput is the largest rate that keeps one; "
                 "give ttft_ms, tpot_ms or e2e_ms, or tune for --objective latency"
             )
-        needed = next(n for n in range(1, 10**6) if overlatency_allowed(n, slo.percentile) >= 0)
+        needed = fewest_to_keep(slo.percentile)
+        if spec.least_rate > spec.sections.load.rate:
+            raise UsageError(
+                f"{spec.path}: load.seconds = {spec.sections.load.seconds:g} at load.rate = "
+                f"{spec.sections.load.rate:g} leaves fewer than the {needed} requests that "
+                f"[slo] percentile = {slo.percentile:g} needs; raise one of the two"
+            )
         what = f"[slo] percentile = {slo.percentile:g}"
     else:
         needed = least_requests(PERCENTILE[objective])
@@ -166,10 +172,10 @@ def tune_server(
         spec, objective, seed=seed, accelerator_bytes=accelerator_memory(device), tell=tell
     ) as bench:
         served = ServedObjective(
-            MEDIAN,
-            least_samples=1,
-            least_rounds=LATENCY.least_rounds,
-            most_finalists=2,
+            SERVED.percentile,
+            SERVED.least_samples,
+            SERVED.least_rounds,
+            SERVED.most_finalists,
             took=lambda: bench.sample_seconds,
         )
         study = Study(

@@ -111,7 +111,7 @@ class Study:
         self.hints = hints
         self.prior = prior
         self.rules = rules or Rules()
-        self.objective = objective or objective_named(key.objective)
+        self.objective = objective or objective_named(key.objective, key.workload)
         self.seed = seed
         self.progress = Progress(str(space.problem), budget.seconds, len(space))
         self._limit_ns = limit_ns

@@ -62,6 +62,7 @@ class ServerBench:
         deadline: moment on the monotonic clock at which what runs ends as `preempted`; None for never.
         start_seconds: what the last start took.
         sample_seconds: what the last sample took, with the start of its server.
+        port: that the server listens on, which runs or ran last.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class ServerBench:
         self._answers: list[str] | None = None
         self._process: ServerProcess | None = None
         self._running = ""
-        self._port = 0
+        self.port = 0
         self._is_fresh = False
 
     def __enter__(self) -> Self:
@@ -248,18 +249,18 @@ class ServerBench:
         if fixed and not port_is_free(host, fixed):
             reason = f"start: something else listens on port {fixed}; end it, or set port = 0 in {spec.path}"
             raise TrialError(Verdict.CRASHED, reason)
-        self._port = fixed or free_port(host)
+        self.port = fixed or free_port(host)
         began = time.monotonic()
         self._process = ServerProcess(
-            spec.command(configuration, self._port),
-            spec.environment(configuration, self._port),
+            spec.command(configuration, self.port),
+            spec.environment(configuration, self.port),
             spec.sections.stop.seconds,
             self._accelerator_bytes,
         )
         self._running = slot
         try:
             self._process.wait_until_ready(
-                spec.url(spec.sections.ready.url, self._port), spec.sections.ready.seconds, self._is_late
+                spec.url(spec.sections.ready.url, self.port), spec.sections.ready.seconds, self._is_late
             )
         except BaseException:
             self.kill()
@@ -275,9 +276,9 @@ class ServerBench:
         self._process, self._running, self._is_fresh = None, "", False
         if "did not end" in how or "does not end" in how:
             self._tell(f"{self.spec.sections.name}: {how}")
-        if not port_is_free(self.spec.sections.host, self._port):
+        if not port_is_free(self.spec.sections.host, self.port):
             self._tell(
-                f"{self.spec.sections.name}: port {self._port} is still held by a process that the server "
+                f"{self.spec.sections.name}: port {self.port} is still held by a process that the server "
                 "did not start itself; look for it with: ss -ltnp"
             )
 
@@ -320,7 +321,7 @@ class ServerBench:
             start * (STEP_IN_SCREENING if bound_ns and not known else 1),
             resolution=load.resolution,
             step=STEP_AMONG_ROUNDS if known else STEP_IN_SCREENING if bound_ns else 2.0,
-            least=start * LEAST_SHARE,
+            least=max(start * LEAST_SHARE, self.spec.least_rate),
         )
         points = tuple(rung.point for rung in found.rungs)
         if found.figures is None:
@@ -365,7 +366,7 @@ class ServerBench:
         """
         process = self._process
         assert process is not None, "callers have started it"
-        endpoint = how.pop("endpoint", None) or self.spec.endpoint(self._port)
+        endpoint = how.pop("endpoint", None) or self.spec.endpoint(self.port)
         records = load_over_http(
             endpoint, planned, seed=seed, watch=lambda: process.look() and not self._is_late(), **how
         )
@@ -382,7 +383,7 @@ class ServerBench:
         Raises:
             TrialError: `wrong`: one is no answer; `hung`: one did not come.
         """
-        endpoint = self.spec.endpoint(self._port)
+        endpoint = self.spec.endpoint(self.port)
         endpoint = msgspec.structs.replace(endpoint, body={**endpoint.body, "temperature": 0})
         texts = []
         for planned in self.spec.check_arrivals():

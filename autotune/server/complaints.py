@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]{0,63}")
 _GIVEN = ("host", "port", "value")
 
 
 def complaints(sections: Sections) -> Iterator[str]:
     """What is wrong, the most basic first."""
+    if not _WORD.fullmatch(sections.name):
+        yield f"name: expected a word such as 'vllm-llama', found {sections.name!r}"
     yield from _about_variables(sections)
     yield from _about_command(sections)
     yield from _about_request(sections)

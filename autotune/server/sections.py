@@ -130,7 +130,7 @@ class Sections(Section, frozen=True):
         constraints: expressions that settings must satisfy.
     """
 
-    name: Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9_.+-]{0,63}$")]
+    name: str
     command: Annotated[tuple[str, ...], Meta(min_length=1)]
     summary: str = ""
     version: tuple[str, ...] = ()

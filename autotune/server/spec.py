@@ -32,8 +32,9 @@ from autotune import paths
 from autotune.config.checks import check_names, told
 from autotune.errors import SpaceError, UnknownNameError, UsageError
 from autotune.measure.load.arrivals import Lengths, at_rate, open_loop, read_trace
-from autotune.measure.load.figures import warm_up_of
+from autotune.measure.load.figures import WARM_UP_SHARE, warm_up_of
 from autotune.measure.load.http_client import Endpoint
+from autotune.measure.load.tails import fewest_to_keep
 from autotune.server.complaints import PLACEHOLDER, complaints
 from autotune.server.dimensions import DIMENSIONS, WORKLOAD
 from autotune.server.sections import DEFAULT, Sections
@@ -103,11 +104,14 @@ class ServerSpec:
 
     def command(self, configuration: Configuration, port: int) -> list[str]:
         """The command that starts the server with a configuration."""
-        arguments = [self._filled(word, port) for word in self.sections.command]
-        for name, value in flags_of(configuration).items():
-            if not name.isupper():
-                arguments += self._arguments(name, value)
-        return arguments
+        return [self._filled(word, port) for word in self.sections.command] + self.flags(configuration)
+
+    def flags(self, configuration: Configuration) -> list[str]:
+        """What the settings of a configuration add to the command; those in capitals are no flags."""
+        settings = flags_of(configuration).items()
+        return [
+            word for name, value in settings if not name.isupper() for word in self._arguments(name, value)
+        ]
 
     @property
     def version_command(self) -> list[str]:
@@ -157,6 +161,14 @@ class ServerSpec:
         """Requests of a load of full length that count."""
         requests = len(self.trace) or self.sections.load.requests
         return requests - warm_up_of(requests, self.sections.load.warm_up)
+
+    @property
+    def least_rate(self) -> float:
+        """The lowest rate at which a load has, in its time, the requests that its objectives need."""
+        load = self.sections.load
+        needed = fewest_to_keep(self.sections.slo.percentile)
+        warm_up = load.warm_up if load.warm_up is not None else WARM_UP_SHARE / (1 - WARM_UP_SHARE) * needed
+        return (needed + warm_up + 1) / load.seconds
 
     def check_arrivals(self) -> list[Arrival]:
         """The prompts by which answers are compared."""
@@ -237,17 +249,15 @@ def _read(path: str) -> Sections:
     try:
         return msgspec.convert(table, Sections)
     except msgspec.ValidationError as error:
-        if " - at `$" in str(error) and "Object missing" not in str(error) and "(" not in str(error):
-            raise UsageError(f"{path}: {told(error, table, Sections)}") from None
         complaint, _, place = str(error).partition(" - at `$")
         key = place.strip("`.")
-        raise UsageError(f"{path}: {f'{key}: ' if key else ''}{_plain(complaint)}") from None
-
-
-def _plain(complaint: str) -> str:
-    if complaint.startswith("Object missing required field"):
-        return f"{complaint.split('`')[1]!r} is missing"
-    return complaint.replace("`", "")
+        if complaint.startswith("Object missing required field"):
+            raise UsageError(f"{path}: {complaint.split('`')[1]!r} is missing") from None
+        if complaint.startswith("Expected") and "[...]" not in key:
+            raise UsageError(f"{path}: {told(error, table, Sections)}") from None
+        # A value of a table of the reader's own names, or what a section says of itself.
+        plain = complaint.replace("`", "")
+        raise UsageError(f"{path}: {f'{key}: ' if key else ''}{plain}") from None
 
 
 def _check_space(spec: ServerSpec) -> None:

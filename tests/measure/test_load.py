@@ -19,6 +19,7 @@ from autotune.measure.load.saturation import trend
 from autotune.measure.load.slo import Slo
 from autotune.measure.load.tails import (
     Standing,
+    fewest_to_keep,
     least_requests,
     overlatency_allowed,
     requests_for_margin,
@@ -171,6 +172,7 @@ def test_a_measured_engine_moves_the_clock_by_what_its_callable_took():
 def test_least_requests_are_those_of_loadgen():
     """64 queries for a 90th percentile and 662 for a 99th; 172 of 2,048 discarded beside the one counted."""
     assert least_requests(90) == 64
+    assert fewest_to_keep(99) == 459
     assert least_requests(99) == 662
     assert least_requests(99.9) == 6_636
     assert overlatency_allowed(2_048, 90) == 173
