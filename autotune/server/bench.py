@@ -45,6 +45,9 @@ STEP_AMONG_ROUNDS = 1.1
 STEP_IN_SCREENING = 1.4
 """The same where it is known that it must be reached."""
 
+MOST_STARTS = 3
+"""Of a measurement, where its budget allows for more: each is a sample of hundreds of requests."""
+
 PERCENTILE = {"latency": 50.0, "tail": 99.0}
 
 
@@ -183,9 +186,12 @@ class ServerBench:
             value, figures, slower = self._sample(slot, len(samples), bound)
             samples.append(round(value))
             took = (time.monotonic() - began) / len(samples)
-            if slower or (len(samples) >= min_samples and took * (len(samples) + 1) > budget_seconds):
+            enough = max(min_samples, MOST_STARTS)
+            if slower or len(samples) >= enough:
                 break
-        stopped = "clearly_slower" if slower else "sample_cap" if len(samples) == min_samples else "time_cap"
+            if len(samples) >= min_samples and took * (len(samples) + 1) > budget_seconds:
+                break
+        stopped = "clearly_slower" if slower else "sample_cap"
         load = msgspec.to_builtins(figures, str_keys=True)
         return Measurement(tuple(samples), stopped, "monotonic", "hot", load=load)
 

@@ -22,7 +22,7 @@ FAKE = str(Path(__file__).with_name("fake_server.py"))
 def written(tmp_path) -> Callable[..., str]:
     """Writes a spec of the fake server, with more arguments and other tables; returns its path."""
 
-    def write(*arguments: str, tables: str = "", load: str = "", ready: float = 20, stop: float = 5) -> str:
+    def write(*arguments: str, tables: str = "", load: str = "", requests=40, ready=20.0, stop=5.0) -> str:
         path = tmp_path / "fake.toml"
         words = ", ".join(f'"{word}"' for word in (sys.executable, FAKE, "--port", "{port}", *arguments))
         path.write_text(
@@ -37,7 +37,7 @@ seconds = {stop}
 seconds = 2
 [load]
 rate = 100
-requests = 40
+requests = {requests}
 warm_up = 5
 prompt_tokens = [6, 6]
 output_tokens = [3, 3]
