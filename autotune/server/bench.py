@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from autotune.measure.comparison import Comparison
     from autotune.measure.load.figures import LoadFigures
+    from autotune.measure.load.http_client import Endpoint
     from autotune.measure.load.records import Record
     from autotune.server.spec import ServerSpec
     from autotune.space.problem import Problem
@@ -239,6 +240,21 @@ class ServerBench:
             self._process.kill()
             self._process = None
         self._running, self._is_fresh = "", False
+
+    def endpoint(self) -> Endpoint:
+        """Where the running server answers."""
+        return self.spec.endpoint(self.port)
+
+    def look(self) -> dict[str, int | None]:
+        """What the running server held at most, as `LoadFigures` names it.
+
+        Raises:
+            TrialError: it died.
+        """
+        process = self._process
+        if process is None or not process.look():
+            raise process.death("load") if process else InternalError("no server was started")
+        return {"peak_memory_bytes": process.peak_bytes, "device_memory_bytes": process.peak_device_bytes}
 
     def _need_running(self, slot: str) -> None:
         if self._running != slot or self._process is None or not self._process.alive:

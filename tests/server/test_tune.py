@@ -122,3 +122,13 @@ def test_what_no_load_can_show_is_told(written, capsys):
     path = written(tables=FAST.replace("e2e_ms = 2000", ""))
     assert main(["tune", "server", "--spec", path]) == 2
     assert "[slo] sets no limit, and throughput is the largest rate that keeps one" in capsys.readouterr().err
+
+
+def test_a_spec_is_started_loaded_and_ended(capsys, written):
+    """With the requests that were asked for in place of the spec's."""
+    words = ("load", "--spec", written(), "--rate", "50", "--requests", "30", "--prompt-tokens", "4")
+    (told,) = printed(capsys, *words, "--output-tokens", "2", "--warm-up", "0")
+    assert (30, 30, "usage") == (told["requests"], told["answered"], told["tokens_counted"])
+    assert told["peak_memory_bytes"] > 2**20
+    assert main(["load", "--spec", written("--misbehave", "refuse")]) == 2
+    assert "crashed: start: the server exited with status 2" in capsys.readouterr().err
