@@ -54,7 +54,7 @@ def served(variables):
 
 
 def test_a_second_client_sees_the_same_answers_counts_and_times(served):
-    """Ours and the `openai` package by turns: the same text and tokens, time to first token within a fifth."""
+    """Ours and the `openai` package in turn: the same text and tokens, time to first token within 20 %."""
     import openai
 
     endpoint = served.spec.endpoint(served.port)
