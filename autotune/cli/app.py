@@ -18,6 +18,7 @@ from autotune.cli.export import importing
 from autotune.cli.fingerprint import fingerprint
 from autotune.cli.history import history, show
 from autotune.cli.lease import lease, pause, resume
+from autotune.cli.load import load
 from autotune.cli.pin import pin, unpin
 from autotune.cli.plan import plan
 from autotune.cli.qualifiers import qualifiers
@@ -55,6 +56,7 @@ for command in (
     report,
     qualifiers,
     bench,
+    load,
     record,
     rollback,
     pin,

@@ -33,7 +33,7 @@ def explanation(
 ) -> Group:
     """Winner, proof, what matters, runners-up, what was ruled out, and the machine, in that order."""
     winner, best = decision.winner, decision.winner.choices[0]
-    objective = objective_named(winner.objective)
+    objective = objective_named(winner.objective, winner.workload)
     worth = influences(best.configuration, succeeded(trials))
     parts: list[Any] = [
         output.plain(f"{output.problem(problem_of(winner))}, objective {winner.objective}"),

@@ -198,6 +198,33 @@ def vllm_serve(
     _tell(told, json, "vllm serve --config vllm.yaml; EnvironmentFile=vllm.env")
 
 
+@app.command("server")
+def server(
+    to: Folder,
+    spec: options.Spec = None,
+    variables: options.Variables = None,
+    device: Device = None,
+    objective: options.Objective = "throughput",
+    force: Force = False,
+    json: options.Json = False,
+) -> None:
+    """Write a server's winner: NAME.yaml for its --config, and NAME.env for systemd's EnvironmentFile."""
+    from autotune.exports.server import server_files
+    from autotune.server.spec import load_spec
+
+    if spec is None:
+        raise UsageError("give --spec FILE.toml, the one that was tuned")
+    read = load_spec(spec, options.variables(variables))
+    name = read.sections.name
+
+    def made(_: HistoryReader, winners: Winners) -> Iterable[ExportedFile]:
+        return server_files(winners, read)
+
+    problem = [f"{key}={value}" for key, value in read.problem.dimensions.items()]
+    told = _export(read.problem.workload, to, problem, device, objective, force, made)
+    _tell(told, json, f"start the server with --config {name}.yaml, or with EnvironmentFile={name}.env")
+
+
 @app.command("kernel-tuner")
 def kernel_tuner(
     study: Annotated[int, typer.Argument(help="A study's number; see 'autotune history'.")],

@@ -255,6 +255,10 @@ def _print_trial(study: StudyEntry, trial: Trial) -> None:
             "clocks": ", ".join(f"{name} {mhz:.0f} MHz" for name, mhz in measured.clocks.items()) or "-",
         }
     output.console.print(output.facts(facts))
+    if measured and measured.load:
+        from autotune.cli.load_tables import load_tables
+
+        output.console.print(load_tables(measured.load))
 
 
 def _study_and_trial(which: str) -> tuple[int, int | None]:

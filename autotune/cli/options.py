@@ -48,6 +48,16 @@ LatencyLimit = Annotated[
     str | None,
     typer.Option("--latency-limit", help="With throughput: what p99 must not exceed, e.g. 5ms."),
 ]
+Spec = Annotated[
+    str | None,
+    typer.Option(
+        "--spec", metavar="FILE.toml|NAME", help="A server's spec: a file, or a shipped one's name."
+    ),
+]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A variable of the spec, e.g. model=my-model."),
+]
 MaxError = Annotated[
     float | None,
     typer.Option(
@@ -77,6 +87,19 @@ def dimensions(words: list[str] | None) -> dict[str, str]:
     return given
 
 
+def variables(words: list[str] | None) -> dict[str, str]:
+    """The variables in `--set model=x --set tp=2`.
+
+    Raises:
+        UsageError: a piece is not NAME=VALUE.
+    """
+    pieces = [word.partition("=") for word in words or []]
+    for (name, equals, value), word in zip(pieces, words or [], strict=True):
+        if not (name and equals and value):
+            raise UsageError(f"--set {word!r} is not NAME=VALUE; write e.g. --set model=my-model")
+    return {name: value for name, _, value in pieces}
+
+
 def problem(workload: str, words: list[str] | None) -> Problem:
     """The problem that a workload's name and `-p` make.
 
@@ -84,8 +107,12 @@ def problem(workload: str, words: list[str] | None) -> Problem:
         UnknownNameError: the workload or a dimension is unknown.
         ProblemError: a dimension is missing or wrong.
     """
+    from autotune.space.declared import INCLUDED, declared
+    from autotune.space.problem import Problem
     from autotune.workloads.registry import declaration
 
+    if workload in INCLUDED:
+        return Problem.of(workload, declared(workload).dimensions or {}, dimensions(words))
     return declaration(workload).problem(dimensions(words))
 
 

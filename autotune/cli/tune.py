@@ -35,7 +35,15 @@ def tune(
     trials: Annotated[
         int | None, typer.Option("--trials", min=1, help="Most configurations per problem.")
     ] = None,
-    objective: options.Objective = "latency",
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            "--objective",
+            help="What to optimise: latency (the median, and the default), tail (p99), throughput (calls per "
+            "second) or energy (joules per call). Of a server: throughput (the largest rate within its "
+            "objectives, and the default), latency or tail.",
+        ),
+    ] = None,
     latency_limit: options.LatencyLimit = None,
     max_error: options.MaxError = None,
     on: Annotated[
@@ -45,6 +53,8 @@ def tune(
     again: Annotated[bool, typer.Option("--again", help="Tune what was decided before too.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of inputs, proposals and the final's order.")] = 0,
     module: options.Modules = None,
+    spec: options.Spec = None,
+    variables: options.Variables = None,
     json: options.Json = False,
 ) -> int:
     """Search for the fastest configurations, prove them on this machine, and publish the winners.
@@ -54,6 +64,17 @@ def tune(
     from autotune.cli import output
     from autotune.search.tuning import Goal
 
+    if workload == "server" and model is None:
+        from autotune.cli.tune_server import tune_server
+
+        if problem or latency_limit:
+            raise UsageError("a server has neither -p nor --latency-limit: its spec says what it must carry")
+        return tune_server(
+            spec, variables, budget, trials, objective or "throughput", max_error, on, seed, again, json
+        )
+    if spec or variables:
+        raise UsageError("--spec and --set are of a server: autotune tune server --spec FILE.toml")
+    objective = objective or "latency"
     options.import_modules(module)
     goal = Goal(options.objective(objective, latency_limit), max_error)
     device = _host_device(on)

@@ -29,7 +29,7 @@ def winners_table(winners: Sequence[Winner]) -> Table:
         kept = "baseline kept" if best.is_baseline else output.configuration(best.configuration)
         table.add_row(
             output.problem(problem_of(winner)),
-            *([compared_by(winner.objective)] if others else []),
+            *([compared_by(winner.objective, winner.workload)] if others else []),
             output.latency(best.proof.baseline_ns),
             kept,
             output.latency(best.latency_ns if winner.objective == "latency" else best.proof.latency_ns),
@@ -61,8 +61,13 @@ def empty_table(others: bool) -> Table:
     )
 
 
-def compared_by(objective: str) -> str:
+OF_A_SERVER = {"throughput": "largest rate", "latency": "median answer", "tail": "p99 of answers"}
+
+
+def compared_by(objective: str, workload: str = "") -> str:
     """What an objective compares: `mean, p99 at most 5 ms`."""
+    if workload == "server":
+        return OF_A_SERVER[objective]
     goal = objective_named(objective)
     limit = "" if goal.limit_ns is None else f", p99 at most {output.latency(goal.limit_ns)}"
     return f"{goal.statistic}{limit}"

@@ -27,16 +27,27 @@ def check(table: dict[str, Any], path: str) -> None:
         ConfigError: a value is wrong.
         UnknownNameError: a key that nothing reads.
     """
-    _check_names(table, Sections, path, "")
+    check_names(table, Sections, path, "")
     try:
         sections = msgspec.convert(table, Sections)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_told(error, table)}") from None
+        raise ConfigError(f"{path}: {told(error, table, Sections)}") from None
     for complaint in _complaints(sections):
         raise ConfigError(f"{path}: {complaint}")
 
 
-def _check_names(table: Mapping[str, Any], section: type[msgspec.Struct], path: str, prefix: str) -> None:
+def check_names(table: Mapping[str, Any], section: type[msgspec.Struct], path: str, prefix: str) -> None:
+    """Refuse keys that nothing reads.
+
+    Args:
+        table: of a file, or a part of it.
+        section: what is read of it.
+        path: of the file.
+        prefix: where in the file the part lies, with a dot at its end; empty for all of it.
+
+    Raises:
+        UnknownNameError: a key that nothing reads; closest ones are suggested.
+    """
     fields = {field.name: field.type for field in msgspec.structs.fields(section)}
     for key, value in table.items():
         if key not in fields:
@@ -47,7 +58,7 @@ def _check_names(table: Mapping[str, Any], section: type[msgspec.Struct], path: 
             continue
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, dict):
-                _check_names(part, nested, path, f"{prefix}{key}.")
+                check_names(part, nested, path, f"{prefix}{key}.")
 
 
 def _section_of(kind: Any) -> type[msgspec.Struct] | None:
@@ -70,8 +81,14 @@ _WORDS = {
 """What msgspec calls a type, after `Expected`; the longer names first."""
 
 
-def _told(error: msgspec.ValidationError, table: Mapping[str, Any]) -> str:
-    """What msgspec says of a value, in words: the key, what was expected, what was found."""
+def told(error: msgspec.ValidationError, table: Mapping[str, Any], sections: type[msgspec.Struct]) -> str:
+    """What msgspec says of a value, in words: the key, what was expected, what was found.
+
+    Args:
+        error: that converting the table raised.
+        table: of a file.
+        sections: what it was converted to.
+    """
     complaint, _, place = str(error).partition(" - at `$")
     key = place.strip("`.")
     if complaint.startswith("Object missing required field"):
@@ -79,12 +96,12 @@ def _told(error: msgspec.ValidationError, table: Mapping[str, Any]) -> str:
     found: Any = table
     for part in key.replace("[", ".").replace("]", "").split("."):
         found = found[int(part)] if isinstance(found, list) else found[part]
-    return f"{key}: {_expected(complaint, key)}, found {found!r}"
+    return f"{key}: {_expected(complaint, key, sections)}, found {found!r}"
 
 
-def _expected(complaint: str, key: str) -> str:
+def _expected(complaint: str, key: str, sections: type[msgspec.Struct]) -> str:
     if complaint.startswith("Invalid enum value"):
-        return f"expected {' or '.join(_choices(key))}"
+        return f"expected {' or '.join(_choices(key, sections))}"
     expected = complaint.partition(", got")[0].replace("`", "")
     for theirs, ours in _WORDS.items():
         if expected.startswith(f"Expected {theirs}"):
@@ -92,9 +109,9 @@ def _expected(complaint: str, key: str) -> str:
     return f"{expected[:1].lower()}{expected[1:]}"
 
 
-def _choices(key: str) -> tuple[str, ...]:
+def _choices(key: str, sections: type[msgspec.Struct]) -> tuple[str, ...]:
     """The values that a key may have, or that each entry of its list may have."""
-    kind: Any = Sections
+    kind: Any = sections
     for name in re.sub(r"\[[0-9]+\]", "", key).split("."):
         fields = {field.name: field.type for field in msgspec.structs.fields(_section_of(kind) or kind)}
         kind = fields[name]

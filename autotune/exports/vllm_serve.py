@@ -61,21 +61,30 @@ def vllm_serve_files(
     if generation is not None:
         variables["AUTOTUNE_GENERATION"] = generation
     if options:
-        lines = [f"{_option(name)}: {_yaml(name, value)}" for name, value in options.items()]
+        lines = [f"{option_name(name)}: {yaml_scalar(name, value)}" for name, value in options.items()]
         yield ExportedFile(YAML_FILE, "\n".join(lines) + "\n", told)
     if variables:
-        lines = [f"{name}={_quoted(name, value)}" for name, value in variables.items()]
+        lines = [f"{name}={quoted(name, value)}" for name, value in variables.items()]
         yield ExportedFile(ENVIRONMENT_FILE, "\n".join(lines) + "\n", told)
 
 
-def _option(name: str) -> str:
+def option_name(name: str) -> str:
+    """A setting's name as an option's: with dashes.
+
+    Raises:
+        UsageError: it is none.
+    """
     if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_-]*", name):
         raise UsageError(f"{name!r} is not the name of an option of vllm serve")
     return name.replace("_", "-")
 
 
-def _yaml(name: str, value: Any) -> str:
-    """A scalar: JSON's are YAML's, and text stands in quotes, so that `off` is not false."""
+def yaml_scalar(name: str, value: Any) -> str:
+    """A scalar: JSON's are YAML's, and text stands in quotes, so that `off` is not false.
+
+    Raises:
+        UsageError: it is none, or no finite number.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{name}={value!r} cannot be written as a number")
     if isinstance(value, bool | int | float | str):
@@ -83,8 +92,12 @@ def _yaml(name: str, value: Any) -> str:
     raise UsageError(f"{name}={value!r} cannot be written; expected a number, a boolean or text")
 
 
-def _quoted(name: str, value: Any) -> str:
-    """A value as systemd.exec(5) reads it in an environment file."""
+def quoted(name: str, value: Any) -> str:
+    """A value as systemd.exec(5) reads it in an environment file.
+
+    Raises:
+        UsageError: it cannot stand there.
+    """
     text = str(value)
     if not isinstance(value, int | float | str) or any(ord(c) < 32 for c in text):
         raise UsageError(f"{name}={value!r} cannot be written in an environment file")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from autotune.space.pool import Pool
     from autotune.space.problem import Problem
     from autotune.store.records import StudyKey
-    from autotune.worker.worker import Worker
+    from autotune.worker.runner import Runner
 
 T = TypeVar("T", Trial, Choice)
 
@@ -80,7 +80,7 @@ class Final:
         seed: of the rounds' order.
     """
 
-    worker: Worker
+    worker: Runner
     rules: Rules
     accurate: float
     seed: int

@@ -84,13 +84,23 @@ class Objective:
 LATENCY = Objective(MEDIAN, least_samples=10, least_rounds=14, most_finalists=4)
 TAIL = Objective(99.0, least_samples=300, least_rounds=OF_TAILS, most_finalists=2)
 THROUGHPUT = Objective(None, least_samples=50, least_rounds=50, most_finalists=4)
+SERVED = Objective(MEDIAN, least_samples=1, least_rounds=14, most_finalists=2)
+"""Of a server, whatever is compared: a sample is one start of it, and each is a figure of a whole load."""
+
 ENERGY = Objective(MEDIAN, least_samples=10, least_rounds=14, most_finalists=2, energy=True)
 
 BY_NAME = {"latency": LATENCY, "tail": TAIL, "throughput": THROUGHPUT, "energy": ENERGY}
 
 
-def objective_named(name: str) -> Objective:
-    """The objective of a name, which may carry a limit: `throughput:5ms`."""
+def objective_named(name: str, workload: str = "") -> Objective:
+    """The objective of a name, which may carry a limit: `throughput:5ms`.
+
+    Args:
+        name: of the objective.
+        workload: that it is of; those of a server are compared by starts of it.
+    """
+    if workload == "server":
+        return SERVED
     limit = limit_ns(name)
     if limit is None:
         return BY_NAME[name]

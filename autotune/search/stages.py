@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from autotune.search.objective import Objective
     from autotune.store.records import Configuration
-    from autotune.worker.worker import Worker
+    from autotune.worker.runner import Runner
 
 NOISY = 2.0
 """A median that is not known within this factor when the time is up says nothing about the configuration."""
@@ -41,7 +41,7 @@ class Stages:
         enter: called with each stage and the configuration, before it begins.
     """
 
-    worker: Worker
+    worker: Runner
     objective: Objective
     seed: int
     budget_seconds: float
@@ -79,6 +79,9 @@ class Stages:
             min_samples=self.objective.least_samples,
             energy=self.objective.energy,
         )
+        if measurement.load:
+            # A server holds most while it is loaded, and not when it has just started.
+            outcome["memory_bytes"] = measurement.load["peak_memory_bytes"]
         reason = _noise(measurement)
         return (Verdict.NOISY if reason else Verdict.OK), reason
 

@@ -38,12 +38,13 @@ from autotune.store.records import Feasibility, Trial, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from autotune.search.objective import Objective
     from autotune.search.sampler.prior import PriorStudy
     from autotune.space.searchspace import SearchSpace
     from autotune.store.recorder import Recorder
     from autotune.store.records import Configuration, Measurement, StudyKey, Winner
     from autotune.worker.messages import Prepared
-    from autotune.worker.worker import Worker
+    from autotune.worker.runner import Runner
 
 __all__ = ["Budget", "Progress", "Study"]
 
@@ -77,6 +78,7 @@ class Study:
             passed over.
         prior: what earlier studies of this problem's neighbourhood found; the search starts from it.
         rules: margin and confidence of the final.
+        objective: how configurations are compared, where it is not as the key's objective says.
         limit_ns: the least latency that the device's ceilings allow the prepared problem, given what was
             reached; None if unknown.
         observe: called whenever the progress has changed.
@@ -87,7 +89,7 @@ class Study:
         self,
         key: StudyKey,
         space: SearchSpace,
-        worker: Worker,
+        worker: Runner,
         history: Recorder,
         budget: Budget,
         *,
@@ -95,6 +97,7 @@ class Study:
         hints: Sequence[Configuration] = (),
         prior: Sequence[PriorStudy] = (),
         rules: Rules | None = None,
+        objective: Objective | None = None,
         limit_ns: Callable[[Prepared, float], float | None] = lambda *_: None,
         observe: Callable[[Progress], None] = lambda _: None,
         seed: int = 0,
@@ -108,7 +111,7 @@ class Study:
         self.hints = hints
         self.prior = prior
         self.rules = rules or Rules()
-        self.objective = objective_named(key.objective)
+        self.objective = objective or objective_named(key.objective, key.workload)
         self.seed = seed
         self.progress = Progress(str(space.problem), budget.seconds, len(space))
         self._limit_ns = limit_ns

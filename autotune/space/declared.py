@@ -31,6 +31,9 @@ LIMITABLE = "throughput"
 """The objective that may carry a limit on the 99th percentile of a call, e.g. `throughput:5ms`."""
 
 ENTRY_POINTS = "autotune.workloads"
+INCLUDED = {"server": "autotune.server.dimensions"}
+"""Workloads of ours whose search spaces are not files of this package, and the module that declares each."""
+
 ARGUMENTS = frozenset({"workload", "objective", "max_error", "qualifiers", "device", "generation", "slo_ms"})
 """Arguments of `get_best_config`, which no dimension may be named like."""
 
@@ -201,7 +204,12 @@ def _has_file(name: str) -> bool:
 
 
 def _imported(name: str) -> Declared:
-    """The workload that an installed package declares while its entry point is imported."""
+    """The workload that a module of ours, or an installed package, declares while it is imported."""
+    if name in INCLUDED:
+        from importlib import import_module
+
+        import_module(INCLUDED[name])
+        return _registered[name]
     from importlib.metadata import entry_points
 
     points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}

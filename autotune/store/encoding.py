@@ -243,6 +243,7 @@ def _measurement_columns(measurement: Measurement | None) -> Columns:
         "discarded": measurement.discarded,
         "clocks": to_json(measurement.clocks),
         "joules": measurement.joules,
+        "load": to_json(measurement.load) if measurement.load else None,
     }
 
 
@@ -257,4 +258,5 @@ def _measurement_of(row: Row) -> Measurement | None:
         discarded=row["discarded"],
         clocks=from_json(row["clocks"]),
         joules=row["joules"],
+        load=from_json(row["load"] or "{}"),
     )

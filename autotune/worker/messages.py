@@ -11,7 +11,7 @@ import msgspec
 from autotune.measure.comparison import Comparison, Rules
 from autotune.store.records import Configuration, Feasibility, Measurement
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Raised when messages change: a worker's interpreter may hold another version of autotune."""
 
 MARKER = struct.Struct("i")

@@ -34,12 +34,14 @@ LONGEST_LINE = 200
 
 # The interpreter's own autotune comes first, if it has one. Else this one is made importable, and nothing of
 # what lies beside it: those packages are of another environment.
-BOOTSTRAP = """
+IMPORTABLE = """
 import importlib.machinery, importlib.util, sys
 if importlib.util.find_spec("autotune") is None:
     spec = importlib.machinery.PathFinder.find_spec("autotune", [sys.argv[1]])
     package = sys.modules["autotune"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(package)
+"""
+BOOTSTRAP = f"""{IMPORTABLE}
 from autotune.worker.warden import main
 main(sys.argv[2:])
 """
@@ -67,7 +69,7 @@ class Process:
         self._family: list[int] = []
         self._family_known_at = -FAMILY_SECONDS
         self._idle_bytes = 0
-        self._oom_kills = _oom_kills()
+        self._oom_kills = oom_kills()
         self._marker = os.memfd_create("autotune-marker")
         os.truncate(self._marker, MARKER.size)
         theirs_requests, self._requests = os.pipe()
@@ -237,7 +239,7 @@ class Process:
         code = self._warden.returncode
         number = -code if code < 0 else code - 128
         last_words = self._last_words()
-        if number == signal.SIGKILL and _oom_kills() > self._oom_kills:
+        if number == signal.SIGKILL and oom_kills() > self._oom_kills:
             return TrialError(Verdict.OUT_OF_MEMORY, f"{stage}: killed by the kernel for lack of memory")
         try:
             how = f"killed by {signal.Signals(number).name}"
@@ -251,7 +253,7 @@ class Process:
         return f"; last output: {lines[-1][:LONGEST_LINE]}" if lines else ""
 
 
-def _oom_kills() -> int:
+def oom_kills() -> int:
     """Processes that the kernel has killed for lack of memory since it started."""
     try:
         with open("/proc/vmstat") as file:

@@ -20,8 +20,8 @@ import signal
 import sys
 from contextlib import suppress
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(arguments: list[str]) -> None:
@@ -30,13 +30,13 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: of `autotune.worker.serve.main`; the first is the number of the request pipe's descriptor.
     """
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
     warden = os.getpid()
     worker = os.fork()
     if worker == 0:
         # Its own group: a configuration that signals "everything in my group" must not hit the warden.
         os.setpgid(0, 0)
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != warden:
             os._exit(1)
         from autotune.worker.serve import main as serve
@@ -62,13 +62,13 @@ def _guard(worker: int, requests: int) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
-    _kill_descendants()
+    kill_descendants()
     # As a shell reports it: 128 + the signal's number.
     return 128 - status if status < 0 else status
 
 
-def _kill_descendants() -> None:
-    """Kill children until there are none: those of a killed child become ours."""
+def kill_descendants() -> None:
+    """Kill children of this process until there are none: those of a killed child become ours."""
     while True:
         for pid in _children(os.getpid()):
             os.kill(pid, signal.SIGKILL)
@@ -93,6 +93,11 @@ def _children(parent: int) -> list[int]:
     return found
 
 
-def _prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int) -> None:
+    """prctl(2).
+
+    Raises:
+        OSError: the kernel refuses.
+    """
     if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl({option})")

@@ -85,7 +85,7 @@ def winner(reader: HistoryReader, question: Question) -> Page:
     """One decision: its proof, the front it lies on, what its settings are worth, and where it holds."""
     found = decision(reader, question.numbers["winner"])
     won = found.winner
-    best, objective = won.choices[0], objective_named(won.objective)
+    best, objective = won.choices[0], objective_named(won.objective, won.workload)
     study = reader.study(found.study) if found.study is not None else None
     trials = trial_rows(reader, found.study, limit=MOST_TRIALS) if found.study is not None else []
     facts = {
