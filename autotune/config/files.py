@@ -13,6 +13,7 @@ from autotune import paths
 from autotune.config.checks import check
 from autotune.config.sections import (
     DaemonSettings,
+    FleetSettings,
     GateSettings,
     MeasureSettings,
     MetricsSettings,
@@ -45,6 +46,7 @@ class Settings:
     requests: RequestSettings
     metrics: MetricsSettings
     retention: RetentionSettings
+    fleet: FleetSettings
     origins: Mapping[str, str]
 
     def origin(self, key: str) -> str:
