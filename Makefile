@@ -1,6 +1,7 @@
 # make tune    set up, then tune Kimi K2.5's layers on this machine for a few minutes
 # make test    set up, then the tests; `make test-slow` also runs those that take minutes
 # make test-web  the site in Chromium; screenshots go to build/screenshots
+# make test-fleet  the fleet against PostgreSQL, which the tests start by themselves; also those that take minutes
 # make faults  the daemon's fault campaign; FAULT_KILLS=200 for the whole of it
 # make soak    the daemon under random use and kills for SOAK_SECONDS, half an hour by default
 # make gpu     on a machine with a GPU: its tests, benchmarks/gpu.py and landscapes, all into GPU_OUT (build/gpu)
@@ -19,7 +20,7 @@ RECORD ?= 10m
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help tune test test-slow test-web faults soak gpu check bench deb test-deb clean
+.PHONY: help tune test test-slow test-web test-fleet faults soak gpu check bench deb test-deb clean
 .DEFAULT_GOAL := help
 
 help:
@@ -48,6 +49,9 @@ test: $(INSTALLED)
 
 test-web: $(INSTALLED)
 	$(BIN)/python -m pytest -m browser tests/web
+
+test-fleet: $(INSTALLED)
+	$(BIN)/python -m pytest --timeout 1200 -m fleet tests/fleet
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest --timeout 3600 -m "not deb and not soak and not (slow and faults)"

@@ -12,6 +12,7 @@
     │   ├── StateDirError         missing, unwritable, on a network file system, or full
     │   ├── HistoryLockedError    another process is the writer
     │   └── DatabaseError         foreign, damaged or of a newer version
+    ├── FleetError                the fleet's database cannot be reached or used (exit 2)
     ├── TrialError                a trial did not end well; carries its verdict (never reaches the user)
     └── InternalError             our own mistake (exit 1)
 
@@ -92,6 +93,12 @@ class HistoryLockedError(StateError):
 
 class DatabaseError(StateError):
     """A database is foreign, damaged or of a newer version."""
+
+
+class FleetError(AutotuneError):
+    """The fleet's database cannot be reached or used; the node works on without it."""
+
+    exit_code = 2
 
 
 class TrialError(AutotuneError):

@@ -280,3 +280,33 @@ def test_the_wrong_file_of_several_is_the_one_named(write: Write) -> None:
     with pytest.raises(UnknownNameError) as caught:
         load_settings()
     assert str(caught.value) == f"{wrong}: unknown key of [study] 'trails'; did you mean trials?"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        '"postgresql+psycopg://node:hunter2@db/fleet"',
+        '"postgresql+psycopg://node@db/fleet?password=hunter2"',
+        '"postgresql://hunter2@db"',
+        '"hunter2"',
+        '["postgresql+psycopg://node:hunter2@db/fleet"]',
+        '"postgresql+psycopg://node@db:hunter2/fleet"',
+    ],
+)
+def test_a_wrong_address_of_a_fleet_is_told_without_repeating_it(
+    rejected: Callable[[str], str], url: str
+) -> None:
+    told = rejected(f"[fleet]\nurl = {url}")
+    assert told.startswith("fleet.url: ")
+    assert "hunter2" not in told
+
+
+def test_the_address_of_a_fleet_may_be_a_unix_socket(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql+psycopg://node@/fleet?host=/run/postgresql"
+    monkeypatch.setenv("AUTOTUNE_CONFIG", write("config.toml", f'[fleet]\nurl = "{url}"'))
+    assert load_settings().fleet.url == url
+
+
+def test_files_of_a_fleet_are_named_by_their_full_path(rejected: Callable[[str], str]) -> None:
+    told = rejected('[fleet]\npassword_file = "secret"')
+    assert told == "fleet.password_file: expected a full path, found 'secret'"

@@ -12,6 +12,7 @@ from __future__ import annotations
 from autotune.config.files import Settings, check_file, load_settings, settings_files
 from autotune.config.sections import (
     DaemonSettings,
+    FleetSettings,
     GateSettings,
     Limits,
     MeasureSettings,
@@ -27,6 +28,7 @@ from autotune.config.sections import (
 
 __all__ = [
     "DaemonSettings",
+    "FleetSettings",
     "GateSettings",
     "Limits",
     "MeasureSettings",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import msgspec
 
+from autotune.config.database_address import complaints_about
 from autotune.config.sections import Sections
 from autotune.errors import ConfigError, UnknownNameError
 
@@ -93,6 +94,8 @@ def told(error: msgspec.ValidationError, table: Mapping[str, Any], sections: typ
     key = place.strip("`.")
     if complaint.startswith("Object missing required field"):
         return f"{key}: needs {complaint.split('`')[1]!r}"
+    if key.startswith("fleet.url"):  # whoever mistook its form may have put a password into it
+        return f"{key}: {_expected(complaint, key)}"
     found: Any = table
     for part in key.replace("[", ".").replace("]", "").split("."):
         found = found[int(part)] if isinstance(found, list) else found[part]
@@ -133,6 +136,7 @@ def _complaints(sections: Sections) -> Iterator[str]:
             "web.address: expected a loopback address and port such as '127.0.0.1:9720' or '[::1]:9720', "
             f"found {sections.web.address!r}; elsewhere `autotune web --address` serves, with a token"
         )
+    yield from _about_fleet(sections)
     for number, model in enumerate(sections.daemon.models):
         if "/" in model.name and not (os.path.isabs(model.name) and os.path.isfile(model.name)):
             yield f"daemon.models[{number}].name: {model.name!r} is no full path of a file"
@@ -179,6 +183,16 @@ def _about_metrics(sections: Sections) -> Iterator[str]:
         )
     if metrics.textfile and not (os.path.isabs(metrics.textfile) and metrics.textfile.endswith(".prom")):
         yield f"metrics.textfile: expected a full path that ends in .prom, found {metrics.textfile!r}"
+
+
+def _about_fleet(sections: Sections) -> Iterator[str]:
+    fleet = sections.fleet
+    if fleet.url:
+        yield from (f"fleet.url: {complaint}" for complaint in complaints_about(fleet.url))
+    for name in ("password_file", "ca_file"):
+        path = getattr(fleet, name)
+        if path and not os.path.isabs(path):
+            yield f"fleet.{name}: expected a full path, found {path!r}"
 
 
 def _cron_fault(expression: str) -> str | None:

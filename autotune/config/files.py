@@ -13,6 +13,7 @@ from autotune import paths
 from autotune.config.checks import check
 from autotune.config.sections import (
     DaemonSettings,
+    FleetSettings,
     GateSettings,
     MeasureSettings,
     MetricsSettings,
@@ -47,6 +48,7 @@ class Settings:
     metrics: MetricsSettings
     web: WebSettings
     retention: RetentionSettings
+    fleet: FleetSettings
     origins: Mapping[str, str]
 
     def origin(self, key: str) -> str:

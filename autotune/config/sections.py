@@ -230,6 +230,30 @@ class RetentionSettings(Section, frozen=True):
     backups: Annotated[int, Meta(ge=1, le=1000)] = 7
 
 
+class FleetSettings(Section, frozen=True):
+    """`[fleet]`: the database through which equal nodes share what they found; extra `autotune[fleet]`.
+
+    Attributes:
+        url: `postgresql+psycopg://user@host:port/database`, without a password; empty for no fleet.
+        password_file: full path of the file that holds the password, which only its owner may read; empty for
+            systemd's credential `fleet-password`, or none.
+        tls: what a connection must be sure of. `auto`: on loopback and Unix sockets nothing, elsewhere
+            `verify-full`, the server's certificate and name.
+        ca_file: full path of the certificates that are trusted; empty for the system's.
+        name: of this node, for people; empty for the host's.
+        poll_seconds: between two exchanges, give or take half, so that nodes do not come all at once.
+        serve_unverified: whether look-ups find what the fleet proved before this node has verified it.
+    """
+
+    url: str = ""
+    password_file: str = ""
+    tls: Literal["auto", "verify-full", "verify-ca", "require", "off"] = "auto"
+    ca_file: str = ""
+    name: Annotated[str, Meta(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
+    poll_seconds: Annotated[float, Meta(ge=0.1, le=86_400)] = 60.0
+    serve_unverified: bool = True
+
+
 class Sections(Section, frozen=True):
     """The whole file."""
 
@@ -242,3 +266,4 @@ class Sections(Section, frozen=True):
     metrics: MetricsSettings = MetricsSettings()
     web: WebSettings = WebSettings()
     retention: RetentionSettings = RetentionSettings()
+    fleet: FleetSettings = FleetSettings()

@@ -165,10 +165,13 @@ class Agenda:
         failures = self._resting.get(rest, (0.0, 0))[1]
         if ended.failure:
             self._resting[rest] = (time.monotonic() + backoff(failures + 1, retry_seconds), failures + 1)
+        elif ended.elsewhere:
+            # Should that node's winner never come, this one decides with what all of them have found.
+            self._resting[rest] = (time.monotonic() + retry_seconds, 0)
         else:
             wait = DAY if ended.refusal else RESTED_SECONDS
             self._resting[rest] = (time.monotonic() + wait, 0)
-        if item.request is not None:
+        if item.request is not None and not ended.elsewhere:
             if ended.failure:
                 self._book.fail(item.request, ended.failure, retry_seconds)
             else:

@@ -99,6 +99,7 @@ class Ended(_Message, frozen=True):
         speedup: over the baseline, as proven.
         refusal: why it can never be tuned, one line; empty if it can.
         failure: why the study failed, one line; empty if it did not.
+        elsewhere: whether another node that searched too decides; its winner comes with the fleet's.
     """
 
     key: str = ""
@@ -108,6 +109,7 @@ class Ended(_Message, frozen=True):
     speedup: float | None = None
     refusal: str = ""
     failure: str = ""
+    elsewhere: bool = False
 
 
 class Broken(_Message, frozen=True):

@@ -100,6 +100,8 @@ def _ended(tuner: Tuner, work: messages.Work, begin: messages.Begin, channel: Ch
         return messages.Ended(refusal=str(error))
     except TrialError as error:
         return messages.Ended(key=problem.key, failure=f"the baseline failed: {error}")
+    if winner is None:
+        return messages.Ended(problem.key, elsewhere=True)
     best = winner.choices[0]
     speedup = best.proof.against_baseline.ratio
     return messages.Ended(problem.key, fresh, best.is_baseline, best.latency_ns, speedup)

@@ -321,11 +321,13 @@ class Supervisor:
         item = self.item
         if item is None:
             return
-        ending = "failed" if ended.failure or ended.refusal else "decided"
+        ending = "failed" if ended.failure or ended.refusal else "elsewhere" if ended.elsewhere else "decided"
         self._study_ended(ending)
         extra = {"device": self.name, "problem": _problem(item.work)}
         if ended.failure or ended.refusal:
             logger.warning("study failed: %s", ended.failure or ended.refusal, extra=extra)
+        elif ended.elsewhere:
+            logger.info("study ended: another node decides", extra=extra)
         else:
             gain = "the baseline stays" if ended.is_baseline else f"{ended.speedup:.2f}x"
             logger.info("study decided: %s", gain, extra=extra)

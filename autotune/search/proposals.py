@@ -62,6 +62,34 @@ class Proposals:
         self._asked: dict[int, optuna.Trial] = {}
         self._improbable = 0
 
+    @property
+    def closed(self) -> bool:
+        """Whether another node has come to the final, so that searching on is in vain."""
+        return False
+
+    @property
+    def tried_elsewhere(self) -> int:
+        """Trials that other nodes have finished meanwhile."""
+        return 0
+
+    def best(self) -> list[Configuration]:
+        """What others found to be good, the best first; it is to be tried here before it is believed."""
+        return []
+
+    def claim(self) -> bool:
+        """Whether the final is this node's to decide."""
+        return True
+
+    def settle(self, value: float) -> None:
+        """The final is decided.
+
+        Args:
+            value: of the winner, what the objective minimises.
+        """
+
+    def leave(self) -> None:
+        """The search is over."""
+
     def first(self, configurations: Iterable[Configuration]) -> None:
         """Propose these before any other; those outside the pool or tried before are passed over."""
         for configuration in configurations:
@@ -85,8 +113,7 @@ class Proposals:
         if row is None:
             return
         constraints = {"latency limit": excess, "error": error - self._allowed_error}
-        if value is not None and not math.isfinite(value):
-            value = None
+        value = finite(value)
         state = TrialState.FAIL if value is None else TrialState.COMPLETE
         asked = self._asked.pop(row, None)
         if asked is not None:
@@ -132,9 +159,12 @@ class Proposals:
         assert row is not None, "the sampler proposes rows of the pool"
         self._taken.add(row)
         self._asked[row] = trial
-        gain = self._sampler.expected_improvement
-        self._improbable = self._improbable + 1 if gain is not None and gain < IMPROBABLE else 0
+        self._note(self._sampler.expected_improvement)
         return configuration
+
+    def _note(self, gain: float | None) -> None:
+        """Take note of what was expected of a proposal."""
+        self._improbable = self._improbable + 1 if gain is not None and gain < IMPROBABLE else 0
 
     @property
     def are_improbable(self) -> bool:
@@ -143,3 +173,8 @@ class Proposals:
 
     def _queued(self) -> bool:
         return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+
+def finite(value: float | None) -> float | None:
+    """A value that means something; None for one that does not."""
+    return value if value is not None and math.isfinite(value) else None

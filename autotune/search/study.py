@@ -4,6 +4,9 @@
     -> fresh re-measurement of the winner -> promotion
 
 Every trial is in the history before the next one starts, so a study that is killed resumes where it was.
+
+Where equal nodes search together, each records its own trials. One of them decides: it tries what others
+found to be good itself, so that nothing is proven by hearsay.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from autotune.search.final import (
 )
 from autotune.search.objective import objective_named
 from autotune.search.proposals import Proposals
+from autotune.search.shared_proposals import SharedProposals
 from autotune.search.stages import Stages
 from autotune.store.records import Feasibility, Trial, Verdict
 
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 
     from autotune.search.objective import Objective
     from autotune.search.sampler.prior import PriorStudy
+    from autotune.search.shared_study import Sharing
     from autotune.space.searchspace import SearchSpace
     from autotune.store.recorder import Recorder
     from autotune.store.records import Configuration, Measurement, StudyKey, Winner
@@ -83,6 +88,7 @@ class Study:
             reached; None if unknown.
         observe: called whenever the progress has changed.
         seed: of inputs, proposals and the final's order.
+        sharing: how to reach equal nodes that search too; None to search alone.
     """
 
     def __init__(
@@ -101,6 +107,7 @@ class Study:
         limit_ns: Callable[[Prepared, float], float | None] = lambda *_: None,
         observe: Callable[[Progress], None] = lambda _: None,
         seed: int = 0,
+        sharing: Sharing | None = None,
     ) -> None:
         self.key = key
         self.space = space
@@ -113,17 +120,19 @@ class Study:
         self.rules = rules or Rules()
         self.objective = objective or objective_named(key.objective, key.workload)
         self.seed = seed
+        self._sharing = sharing
         self.progress = Progress(str(space.problem), budget.seconds, len(space))
         self._limit_ns = limit_ns
         self._observe = observe
         self.prepared: Prepared | None = None
         self.making_seconds = 0.0
         self._compiles_ahead = True
+        self._proposals: Proposals | None = None
         self._trials: list[Trial] = []
         self._resident: list[Trial] = []
 
-    def run(self) -> Winner:
-        """Search, decide and promote.
+    def run(self) -> Winner | None:
+        """Search, decide and promote; returns None where another node that searched too decides.
 
         Raises:
             TrialError: the baseline itself cannot be built or run; there is nothing to compare with. Its
@@ -136,9 +145,16 @@ class Study:
         reason = "interrupted"
         try:
             self._start()
+            self._proposals = self._begin_proposals()
             reason = self.progress.end_reason = self._search()
+            if not self._proposals.claim():
+                reason = self.progress.end_reason = "decided by another node"
+                self._report(phase="done")
+                return None
+            self._confirm()
             winner = self._decide()
             self.history.promote(self.id, winner)
+            self._proposals.settle(self.baseline_value / winner.choices[0].proof.against_baseline.ratio)
             reason = self.progress.end_reason = "; ".join(filter(None, [reason, self._limit_note()]))
         except TrialError as error:
             preempted = error.verdict == Verdict.PREEMPTED
@@ -147,6 +163,8 @@ class Study:
             )
             raise
         finally:
+            if self._proposals is not None:
+                self._proposals.leave()
             self.worker.deadline = None
             self.making_seconds = self.making_seconds or self.progress.elapsed_seconds
             self.history.end_study(self.id, reason)
@@ -198,17 +216,24 @@ class Study:
         self.progress.verdicts.update(trial.verdict for trial in self._trials)
         self.progress.tried = len(self._trials)
 
-    def _search(self) -> str:
-        """Try configurations until something is spent; returns what was."""
-        proposals = Proposals(self.space.pool, self.seed, self.prior, self.objective, self.allowed_error)
-        proposals.learn(
-            self.space.baseline, self.baseline_value, excess=self.objective.excess(self._baseline_screened)
-        )
+    def _begin_proposals(self) -> Proposals:
+        """Where configurations come from, told what is known."""
+        known = (self.space.pool, self.seed, self.prior, self.objective, self.allowed_error)
+        value, excess = self.baseline_value, self.objective.excess(self._baseline_screened)
+        shared = self._sharing and SharedProposals(*known, self._sharing, self.key, value)
+        proposals = shared or Proposals(*known)
+        proposals.learn(self.space.baseline, value, excess=excess)
         for trial in self._trials:
             proposals.learn_trial(trial)
         for quarantined in self._quarantined():
             proposals.learn(quarantined, None)
         proposals.first(self.hints)
+        return proposals
+
+    def _search(self) -> str:
+        """Try configurations until something is spent; returns what was."""
+        proposals = self._proposals
+        assert proposals is not None, "begun before"
         fresh = ruled_out = 0
         waiting: deque[tuple[Configuration, Feasibility]] = deque()
         while True:
@@ -217,12 +242,15 @@ class Study:
                 spent and fresh + ruled_out >= LEAST_TRIALS
             ) or self.budget.seconds_left < self._final_seconds():
                 return "budget"
-            if self.budget.trials is not None and fresh >= self.budget.trials:
+            tried = fresh + proposals.tried_elsewhere
+            if self.budget.trials is not None and tried >= self.budget.trials:
                 return "trials"
             self._report(phase="searching")
             if not waiting:
-                most = math.inf if self.budget.trials is None else self.budget.trials - fresh
+                most = math.inf if self.budget.trials is None else self.budget.trials - tried
                 waiting.extend(self._compiled_ahead(proposals, most))
+            if proposals.closed:
+                return "closed"
             if not waiting:
                 return "exhausted"
             if proposals.are_improbable and fresh >= LEAST_TRIALS:
@@ -367,6 +395,16 @@ class Study:
             if dropped not in likely:
                 self.worker.release(trial_slot(dropped.number))
         self._resident = likely
+
+    def _confirm(self) -> None:
+        """Try the best of what others tried: what wins here has been checked and screened here."""
+        assert self._proposals is not None, "begun before"
+        known = [self.space.baseline, *(t.configuration for t in self._trials if t.verdict != "preempted")]
+        for configuration in self._proposals.best()[: self.objective.most_finalists]:
+            valid = self.space.pool.find(configuration) is not None
+            if valid and configuration not in known and not self._must_decide_if_rebuilt():
+                known.append(configuration)
+                self._try(configuration, Feasibility())
 
     def _decide(self) -> Winner:
         """The interleaved final, and the record of what it decided."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from autotune.fingerprint import Ceilings, Device
+    from autotune.search.shared_study import Sharing
     from autotune.search.study import Progress
     from autotune.search.transfer import Source
     from autotune.space.problem import Problem
@@ -77,15 +78,17 @@ class Outcome:
     """What became of one problem of a plan.
 
     Attributes:
-        winner: None when the study failed.
+        winner: None when the study failed, or another node decides.
         fresh: whether it was decided now; else an earlier study had decided it.
         failure: why the study failed, one line.
+        elsewhere: whether another node that searched too decides.
     """
 
     problem: Problem
     winner: Winner | None = None
     fresh: bool = True
     failure: str = ""
+    elsewhere: bool = False
 
 
 class Tuner:
@@ -98,6 +101,7 @@ class Tuner:
         rules: margin and confidence of the final.
         seed: of inputs, proposals and the final's order.
         sources: of earlier studies beside the history's own and those imported into its folder.
+        sharing: how to reach equal nodes that search too; None to search alone.
     """
 
     def __init__(
@@ -108,12 +112,14 @@ class Tuner:
         rules: Rules | None = None,
         seed: int = 0,
         sources: Sequence[Source] = (),
+        sharing: Sharing | None = None,
     ) -> None:
         self.history = history
         self.worker = worker
         self.device = device
         self.rules = rules or Rules()
         self.seed = seed
+        self.sharing = sharing
         self._preparations = Preparations()
         # Of the worker's interpreter, which need not be this one.
         facts = worker.stack()
@@ -147,8 +153,8 @@ class Tuner:
         goal: Goal,
         budget: Budget,
         observe: Callable[[Progress], None] = lambda _: None,
-    ) -> Winner:
-        """Search, prove, promote and publish.
+    ) -> Winner | None:
+        """Search, prove, promote and publish; returns None where another node that searched too decides.
 
         Raises:
             TrialError: the baseline cannot be built or run; `preempted`: the budget's deadline came first.
@@ -184,12 +190,14 @@ class Tuner:
             limit_ns=self.limit_ns,
             observe=observe,
             seed=self.seed,
+            sharing=self.sharing,
         )
         try:
             winner = study.run()
         finally:
             self._preparations.learn(problem, study.making_seconds)
-        self.history.publish(f"study {study.id}: {problem}")
+        if winner is not None:
+            self.history.publish(f"study {study.id}: {problem}")
         return winner
 
     def tune_all(
@@ -236,7 +244,8 @@ class Tuner:
             share = min(max(left / (len(waiting) + 1), least), left, budget.seconds)
             study_budget = replace(budget, seconds=share, deadline=deadline)
             try:
-                yield Outcome(next_problem, self.tune(next_problem, goal, study_budget, observe))
+                decided = self.tune(next_problem, goal, study_budget, observe)
+                yield Outcome(next_problem, decided, elsewhere=decided is None)
             except TrialError as error:
                 undecided = error.verdict == Verdict.PREEMPTED
                 failure = f"undecided: {error.reason}" if undecided else f"the baseline failed: {error}"

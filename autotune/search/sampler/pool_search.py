@@ -125,6 +125,11 @@ class PoolSearch:
         return len(self._told)
 
     @property
+    def free(self) -> int:
+        """Rows that were neither asked for nor told."""
+        return int(self._free.sum())
+
+    @property
     def best(self) -> int | None:
         """The row with the lowest value told, of the first objective; None before the first success."""
         first = self._values()[:, 0]
@@ -190,9 +195,14 @@ class PoolSearch:
             self._sceptic.tell(row, value)
 
     def withdraw(self, row: int) -> None:
-        """A pending row came to nothing, through no fault of its own: it may be proposed again."""
+        """A pending row came to nothing, through no fault of its own: it may be proposed again.
+
+        One that was told meanwhile stays told.
+        """
+        if row not in self._pending:
+            return
         self._pending.remove(row)
-        self._free[row] = True
+        self._free[row] = row not in self._told
         if self._sceptic:
             self._sceptic.withdraw(row)
 
