@@ -117,7 +117,7 @@ def test_the_base_install_depends_on_nothing(metadata: Message) -> None:
 
 
 def test_every_extra_is_declared(metadata: Message) -> None:
-    assert {"daemon", "web", "test", "bench"} <= set(metadata.get_all("Provides-Extra") or [])
+    assert {"daemon", "server", "web", "test", "bench"} <= set(metadata.get_all("Provides-Extra") or [])
 
 
 def test_a_look_up_works_in_the_base_install(base: Path, tmp_path: Path) -> None:

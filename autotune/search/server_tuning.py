@@ -8,16 +8,17 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotune.errors import UnknownNameError, UsageError
+from autotune.errors import TrialError, UnknownNameError, UsageError
 from autotune.fingerprint.management import library_for
 from autotune.fingerprint.stack import stack_digest, stack_facts
 from autotune.measure.load.tails import fewest_to_keep, least_requests
 from autotune.search.budget import Budget
+from autotune.search.final import REMEASURE_SHARE
 from autotune.search.objective import SERVED, Objective
 from autotune.search.study import Study
 from autotune.server.bench import PERCENTILE, ServerBench
 from autotune.space.searchspace import SearchSpace
-from autotune.store.records import StudyKey
+from autotune.store.records import StudyKey, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,9 +182,22 @@ def tune_server(
         study = Study(
             key, space, bench, history, budget, objective=served, rules=rules, observe=observe, seed=seed
         )
-        winner = study.run()
+        try:
+            winner = study.run()
+        except TrialError as failure:
+            raise _with_budget(failure, bench.sample_seconds) from None
     history.publish(f"study {study.id}: {space.problem}")
     return winner
+
+
+def _with_budget(failure: TrialError, sample_seconds: float) -> TrialError:
+    """A study that ran out of time, with the time that it needs."""
+    if failure.verdict != Verdict.PREEMPTED or not sample_seconds:
+        return failure
+    # Two contenders in the final, which may take half of the time.
+    needed = 2 * 2 * SERVED.least_rounds * sample_seconds / (1 - REMEASURE_SHARE)
+    told = f"a start with its load takes {sample_seconds:.0f} s, so give --budget {needed / 60:.0f}m or more"
+    return TrialError(failure.verdict, f"{failure.reason}; {told}", failure.slot)
 
 
 def budget_of(seconds: float, trials: int | None, final_share: float) -> Budget:
