@@ -196,6 +196,7 @@ def _found(question: Question, found: Found, published: Published) -> BestConfig
         study=row["study"],
         trial=row["trial"],
         decided_at=row["decided_at"],
+        origin=row["origin"],
     )
 
 

@@ -95,7 +95,7 @@ def told(error: msgspec.ValidationError, table: Mapping[str, Any], sections: typ
     if complaint.startswith("Object missing required field"):
         return f"{key}: needs {complaint.split('`')[1]!r}"
     if key.startswith("fleet.url"):  # whoever mistook its form may have put a password into it
-        return f"{key}: {_expected(complaint, key)}"
+        return f"{key}: {_expected(complaint, key, sections)}"
     found: Any = table
     for part in key.replace("[", ".").replace("]", "").split("."):
         found = found[int(part)] if isinstance(found, list) else found[part]

@@ -16,6 +16,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from autotune import paths
 from autotune.daemon import control, logs, messages, requests
 from autotune.daemon.agenda import Agenda
@@ -25,6 +27,7 @@ from autotune.daemon.care import NightlyCare
 from autotune.daemon.companion import Companion
 from autotune.daemon.control_server import ControlServer
 from autotune.daemon.exposition import Health
+from autotune.daemon.fleet_link import FleetLink
 from autotune.daemon.lease import Leases
 from autotune.daemon.loop import Loop, Timer
 from autotune.daemon.metrics import Metrics
@@ -41,12 +44,14 @@ from autotune.errors import (
     UsageError,
 )
 from autotune.lookup.request import SOCKET_NAME as REQUEST_SOCKET
+from autotune.store.fleet import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from autotune.config import Settings
     from autotune.daemon.work import Item
+    from autotune.store.fleet import Entry
     from autotune.store.history import History
 
 logger = logging.getLogger("autotune.daemon")
@@ -129,7 +134,7 @@ class Service:
             metrics=self.metrics,
             archive=self.archive,
             begin=self._begin_of,
-            choose=self.agenda.choose,
+            choose=self._choose,
             finished=self._finished,
             known=self._refresh,
             decided=self._refresh,
@@ -143,6 +148,15 @@ class Service:
             self.archive.unwritten,
         )
         self.site = Companion("the site", self.loop, self.note_error)
+        self.fleet = FleetLink(
+            self.loop,
+            self.archive,
+            self.book,
+            lambda: list(self.supervisors.values()),
+            self._wished_elsewhere,
+            self._step_all,
+            self.note_error,
+        )
         self._devices, found = watched_devices(settings, office)
         history.record_devices(self._devices)
         self.supervisors.update({one.name: one for one in found})
@@ -160,6 +174,7 @@ class Service:
         self.metrics.start(self.settings.metrics, self._health)
         self._serve_site()
         self._feed_watchdog()
+        self.fleet.adopt(self.settings)
         self.loop.later(ROUND_SECONDS, self._round)
         names = ", ".join(self.supervisors) or "no device"
         logger.info("started", extra={"devices": names, "history": paths.state_dir()})
@@ -224,6 +239,7 @@ class Service:
             supervisor.adopt(settings, windows)
         if self.archive.history is not None:
             self.agenda.serve(settings, self.archive.history, list(self.supervisors.values()))
+        self.fleet.adopt(settings)
         if settings.metrics != before.metrics:
             self.metrics.start(settings.metrics, self._health)
         self._serve_site()
@@ -264,8 +280,13 @@ class Service:
             supervisor.name, paths.state_dir(), settings.worker, settings.measure, settings.study
         )
 
+    def _choose(self, supervisor: Supervisor) -> Item | None:
+        """The next thing to do; nothing before the fleet could say what it knows."""
+        return None if self.fleet.warming else self.agenda.choose(supervisor)
+
     def _finished(self, supervisor: Supervisor, item: Item, ended: messages.Ended) -> None:
         self.agenda.finished(supervisor, item, ended, self.settings.daemon.retry_seconds)
+        self.fleet.hurry()
         self.book_changed()
 
     def _refresh(self, supervisor: Supervisor) -> None:
@@ -292,6 +313,18 @@ class Service:
             if supervisor.state is State.IDLE:
                 supervisor.step()
         return True
+
+    def _wished_elsewhere(self, supervisor: Supervisor, entry: Entry) -> None:
+        """Take a wish that another node passed on."""
+        body = msgspec.json.decode(entry.body, type=Request)
+        wish = requests.Wish(
+            entry.workload, body.dimensions, entry.problem, entry.objective, body.max_error, None, "default"
+        )
+        with suppress(UsageError):
+            if self.agenda.note_wish(supervisor, wish):
+                self.book_changed()
+                if supervisor.state is State.IDLE:
+                    supervisor.step()
 
     def device_of(self, name: str | None) -> Supervisor | None:
         """The device that a request is about: by name or digest; without either, the default one."""
@@ -374,6 +407,7 @@ class Service:
             self.loop.stop()
 
     def _end(self) -> None:
+        self.fleet.close()
         self.care.close()
         self.site.close()
         self.requests.close()

@@ -186,6 +186,7 @@ def tune_server(
             winner = study.run()
         except TrialError as failure:
             raise _with_budget(failure, bench.sample_seconds) from None
+        assert winner is not None, "no other node searches this study"
     history.publish(f"study {study.id}: {space.problem}")
     return winner
 
