@@ -63,8 +63,8 @@ UTILISATIONS = (0.3, 0.5, 0.7, 0.8, 0.9)
 RATES = (2.0, 4.0, 8.0, 16.0, 32.0)
 SETTINGS: dict[str, dict[str, Any]] = {
     "untuned": {},
-    "one thread": {"OMP_NUM_THREADS": 1},
-    "one thread, continuous batching": {"OMP_NUM_THREADS": 1, "continuous_batching": True},
+    "1 thread": {"OMP_NUM_THREADS": 1},
+    "1 thread, batching": {"OMP_NUM_THREADS": 1, "continuous_batching": True},
 }
 
 
@@ -161,7 +161,7 @@ def server(quick: bool) -> tuple[dict[str, Any], bool]:
         spec = load_spec("transformers", {"model": folder, "program": str(program)})
         baseline = SearchSpace.build(spec.declaration, spec.problem, {"kind": "cpu"}).baseline
         curves, agreement = [], {}
-        columns = ("rate/s", "good/s", "tokens/s", "TTFT p50", "TTFT p90", "TPOT p50", "E2E p90", "memory")
+        columns = ("rate/s", "good/s", "TTFT p50", "TTFT p90", "TPOT p50", "E2E p90", "memory")
         told = table("setting", *columns, "", right=columns)
         with ServerBench(spec, "latency") as bench:
             for name, settings in SETTINGS.items():
@@ -169,10 +169,10 @@ def server(quick: bool) -> tuple[dict[str, Any], bool]:
                 for rate in RATES[: 2 if quick else len(RATES)]:
                     figures = _loaded(bench, rate, 40 if quick else 120)
                     curves.append({"setting": name, **as_plain(figures)})
-                    told.add_row(name, *_cells(figures), "over-saturated" if figures.saturated else "")
+                    told.add_row(name, *_cells(figures), "saturated" if figures.saturated else "")
                     if figures.saturated:
                         break
-                if name == "one thread":
+                if name == "1 thread":
                     agreement = _second_client(bench)
         console.print(told)
         console.print(agreement)
@@ -190,7 +190,6 @@ def _cells(figures: Any) -> tuple[str, ...]:
     return (
         f"{figures.offered_rate:g}",
         f"{figures.goodput:.2f}",
-        f"{figures.output_tokens_per_s:.0f}",
         milliseconds(figures.ttft.p50),
         milliseconds(figures.ttft.p90),
         milliseconds(figures.tpot.p50),
