@@ -100,8 +100,7 @@ class Exchange:
         began = time.monotonic()
         standpoint, cells = self.store.prepare()
         received = sent = rejected = 0
-        with self.engine.connect() as plain:
-            connection = plain.execution_options(isolation_level="AUTOCOMMIT")
+        with self.engine.connect() as connection:
             if self._was_put_back(connection, standpoint, cells):
                 standpoint = self.store.forget()
             for cell in cells:

@@ -26,6 +26,7 @@ from autotune.worker.framing import read_frame, write_frame
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from autotune.config import FleetSettings
     from autotune.daemon.fleet_messages import Cell, Told
     from autotune.store.fleet import Cursor, Entry, Standpoint
 
@@ -138,7 +139,7 @@ def _serve(link: Link, begin: messages.Begin) -> None:
 
     settings = begin.settings
     warn_of_plain_text(settings)
-    engine = connect(settings)
+    engine = connect(settings, autocommit=True)
     for module in begin.modules:
         import_module(module)
     failures, seen_at = 0, float("-inf")
@@ -153,6 +154,11 @@ def _serve(link: Link, begin: messages.Begin) -> None:
             seen_at = time.monotonic()
         wait = waiting_seconds(settings.poll_seconds, failures)
         link.tell(replace(told, wait_seconds=wait))
+
+
+def node_name(settings: FleetSettings) -> str:
+    """What people call this node."""
+    return settings.name or socket.gethostname()[:64]
 
 
 def waiting_seconds(poll_seconds: float, failures: int) -> float:
@@ -183,7 +189,7 @@ def _exchanged(link: Link, begin: messages.Begin, engine: Engine, seen: bool) ->
         validator = validator or Validator(link.cells)
         return validator.fault(entry)
 
-    name = begin.settings.name or socket.gethostname()[:64]
+    name = node_name(begin.settings)
     try:
         with told(begin.settings):
             ended = Exchange(engine, link, name, fault, rejected, seen).run()

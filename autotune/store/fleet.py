@@ -188,7 +188,7 @@ def standpoint(history: HistoryReader) -> Standpoint:
     """Where an exchange starts, by what the history holds."""
     state = {row["key"]: row["value"] for row in history.rows("SELECT * FROM fleet_state")}
     unsent = history.records(
-        _entry_of, "SELECT * FROM fleet_entry WHERE received = 0 ORDER BY made_at, digest LIMIT ?", AT_ONCE
+        entry_of, "SELECT * FROM fleet_entry WHERE received = 0 ORDER BY made_at, digest LIMIT ?", AT_ONCE
     )
     cursors = history.records(lambda row: Cursor(**dict(row)), "SELECT * FROM fleet_cursor")
     return Standpoint(state.get("node", ""), state.get("mark", ""), cursors, unsent)
@@ -354,12 +354,12 @@ def _best(connection: sqlite3.Connection, node: str, where: str, key: tuple[str,
         (node, *key, MOST_REFUTATIONS, node),
     ).fetchall()
     latest = {row["node"]: row for row in rows}
-    proven = [(_certain_gain(row["body"]), row["digest"], row) for row in latest.values()]
+    proven = [(certain_gain(row["body"]), row["digest"], row) for row in latest.values()]
     gaining = [one for one in proven if one[0] > 1.0]
-    return _entry_of(max(gaining)[2]) if gaining else None
+    return entry_of(max(gaining)[2]) if gaining else None
 
 
-def _certain_gain(body: str) -> float:
+def certain_gain(body: str) -> float:
     """The lower bound of a winner's speed-up; 1 for a baseline that nothing beat."""
     best = msgspec.json.decode(body, type=Winner).choices[0]
     return 1.0 if best.is_baseline else best.proof.against_baseline.low
@@ -400,7 +400,8 @@ def _put(connection: sqlite3.Connection, entries: Iterable[Entry], *, received: 
     return new
 
 
-def _entry_of(row: Any) -> Entry:
+def entry_of(row: Any) -> Entry:
+    """The entry of a row, which may have more columns."""
     return Entry(**{name: row[name] for name in Entry.__struct_fields__})
 
 

@@ -59,7 +59,7 @@ class Node:
         """
         store = HistoryStore(self.history, self.cells)
         with told(self.settings):
-            engine = connect(self.settings)
+            engine = connect(self.settings, autocommit=True)
             ended = Exchange(
                 engine, store, self.folder.name, self.fault, lambda _, why: self.rejected.append(why)
             ).run()
