@@ -299,7 +299,7 @@ class SharedStudy:
     def _row(self, trial: FrozenTrial) -> int | None:
         """A trial's row; None where it has none, or one that is not the pool's."""
         row = trial.system_attrs.get(ROW)
-        return row if isinstance(row, int) and 0 <= row < len(self._pool) else None
+        return row if type(row) is int and 0 <= row < len(self._pool) else None
 
     def _says_nothing(self, trial: FrozenTrial) -> bool:
         """Whether a finished trial came to nothing through no fault of its configuration."""
