@@ -14,10 +14,10 @@ import os
 from _thread import RLock
 from time import monotonic
 
-from autotune.errors import UsageError
+from autotune.errors import StateError, UsageError
 from autotune.lookup.best_config import BestConfig
 from autotune.lookup.question import Question
-from autotune.lookup.snapshots import Snapshots
+from autotune.lookup.snapshots import Snapshots, named_generation
 from autotune.lookup.target import check_device, find_target, requested_device
 from autotune.lookup.warning import AutotuneWarning, warn_once
 
@@ -48,7 +48,7 @@ def get_best_config(
     max_error: float | None = None,
     qualifiers: Mapping[str, Any] | None = None,
     device: str | None = None,
-    generation: int | None = None,
+    generation: int | str | None = None,
     slo_ms: float | None = None,
     **problem: Any,
 ) -> BestConfig:
@@ -63,8 +63,8 @@ def get_best_config(
         qualifiers: values that the configuration must have, e.g. `{"compute_dtype": "bfloat16"}`.
         device: `"cpu"`, `"cuda"`, `"cuda:1"` or a device digest; None for this host's accelerator if it has
             been tuned and this process can see one, else the CPU.
-        generation: number of the snapshot to read and stay with, so that all ranks of a job agree; None for
-            `AUTOTUNE_GENERATION`, or else the newest.
+        generation: number of the snapshot to read and stay with, or the name of one of the fleet's, so that
+            all ranks of a job agree; None for `AUTOTUNE_GENERATION`, or else the newest.
         slo_ms: with `"throughput"`, what the 99th percentile of a call must not exceed, in milliseconds; what
             was proven for a tighter limit counts, the loosest first.
         **problem: the workload's dimensions, e.g. `m=16, n=7168, k=2048, dtype="bfloat16"`.
@@ -141,13 +141,18 @@ def _notice() -> None:
         _look_again_at = monotonic() + NOTICE_SECONDS
 
 
-def _check_generation(generation: Any) -> int | None:
+def _check_generation(generation: Any) -> int | str | None:
     if generation is None or (type(generation) is int and generation >= 0):
         return generation
+    if isinstance(generation, str):
+        try:
+            return named_generation(generation, "generation")
+        except StateError as error:
+            raise UsageError(str(error)) from None
     raise UsageError(f"generation={generation!r} is not the number of a snapshot; expected a whole number")
 
 
-def _answer(question: Question, device: str | None, generation: int | None) -> BestConfig:
+def _answer(question: Question, device: str | None, generation: int | str | None) -> BestConfig:
     """The answer from the snapshot, or the declared baseline; tells the daemon what was not exact."""
     published = _snapshots.read(generation)
     target = found = None
@@ -196,6 +201,7 @@ def _found(question: Question, found: Found, published: Published) -> BestConfig
         study=row["study"],
         trial=row["trial"],
         decided_at=row["decided_at"],
+        origin=row["origin"],
     )
 
 

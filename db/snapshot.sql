@@ -37,6 +37,7 @@ CREATE TABLE choice(
   study INTEGER,
   trial INTEGER,
   decided_at REAL,
+  origin TEXT, -- entry of the fleet that it was taken from, unverified here; NULL: decided here
   PRIMARY KEY (workload, problem, objective, device, stack, rank)
 ) STRICT, WITHOUT ROWID;
 

@@ -16,6 +16,8 @@ from autotune.cli.explain import explain
 from autotune.cli.export import app as export
 from autotune.cli.export import importing
 from autotune.cli.fingerprint import fingerprint
+from autotune.cli.fleet import app as fleet
+from autotune.cli.generation import generation
 from autotune.cli.history import history, show
 from autotune.cli.lease import lease, pause, resume
 from autotune.cli.pin import pin, unpin
@@ -57,6 +59,7 @@ for command in (
     bench,
     record,
     rollback,
+    generation,
     pin,
     unpin,
     daemon,
@@ -72,5 +75,6 @@ for command in (
 app.add_typer(database, name="db")
 app.add_typer(config, name="config")
 app.add_typer(service, name="service")
+app.add_typer(fleet, name="fleet")
 app.add_typer(export, name="export")
 app.add_typer(importing, name="import")

@@ -41,7 +41,8 @@ class Work(_Message, frozen=True):
     """Tune one problem.
 
     Attributes:
-        kind: why: `asked` (by an operator), `request`, `model`, `drifted` or `recheck`.
+        kind: why: `asked` (by an operator), `request`, `fleet` (to verify what an equal node proved),
+            `model`, `drifted` or `recheck`.
         key: of the problem, if it is known.
         seconds: the budget.
         trials: most configurations tried; None for no limit but the budget.

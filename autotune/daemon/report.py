@@ -29,6 +29,7 @@ def status_report(service: Service) -> dict[str, Any]:
         "leases": [_lease(lease) for lease in service.leases],
         "requests": len(service.book),
         "last_error": service.last_error or None,
+        "fleet": service.fleet.report(),
     }
 
 

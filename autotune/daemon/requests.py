@@ -50,7 +50,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workload: _Name
     problem: Annotated[dict[_Name, _Value], Meta(max_length=32)]
     objective: Annotated[str, Meta(max_length=32)]
-    match: Literal["drifted", "nearest", "similar", "default"]
+    match: Literal["fleet", "drifted", "nearest", "similar", "default"]
     max_error: Annotated[float, Meta(ge=0)] | None = None
     device: Annotated[str, Meta(max_length=64)] | None = None
 

@@ -16,6 +16,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from autotune import paths
 from autotune.daemon import control, logs, messages, requests
 from autotune.daemon.agenda import Agenda
@@ -24,6 +26,7 @@ from autotune.daemon.calendar import Calendar, Windows
 from autotune.daemon.care import NightlyCare
 from autotune.daemon.control_server import ControlServer
 from autotune.daemon.exposition import Health
+from autotune.daemon.fleet_link import FleetLink
 from autotune.daemon.lease import Leases
 from autotune.daemon.loop import Loop, Timer
 from autotune.daemon.metrics import Metrics
@@ -40,12 +43,14 @@ from autotune.errors import (
     UsageError,
 )
 from autotune.lookup.request import SOCKET_NAME as REQUEST_SOCKET
+from autotune.store.fleet import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from autotune.config import Settings
     from autotune.daemon.work import Item
+    from autotune.store.fleet import Entry
     from autotune.store.history import History
 
 logger = logging.getLogger("autotune.daemon")
@@ -128,7 +133,7 @@ class Service:
             metrics=self.metrics,
             archive=self.archive,
             begin=self._begin_of,
-            choose=self.agenda.choose,
+            choose=self._choose,
             finished=self._finished,
             known=self._refresh,
             decided=self._refresh,
@@ -140,6 +145,15 @@ class Service:
             lambda: self.settings,
             self.note_error,
             self.archive.unwritten,
+        )
+        self.fleet = FleetLink(
+            self.loop,
+            self.archive,
+            self.book,
+            lambda: list(self.supervisors.values()),
+            self._wished_elsewhere,
+            self._step_all,
+            self.note_error,
         )
         self._devices, found = watched_devices(settings, office)
         history.record_devices(self._devices)
@@ -157,6 +171,7 @@ class Service:
         self.calendar.start()
         self.metrics.start(self.settings.metrics, self._health)
         self._feed_watchdog()
+        self.fleet.adopt(self.settings)
         self.loop.later(ROUND_SECONDS, self._round)
         names = ", ".join(self.supervisors) or "no device"
         logger.info("started", extra={"devices": names, "history": paths.state_dir()})
@@ -221,6 +236,7 @@ class Service:
             supervisor.adopt(settings, windows)
         if self.archive.history is not None:
             self.agenda.serve(settings, self.archive.history, list(self.supervisors.values()))
+        self.fleet.adopt(settings)
         if settings.metrics != before.metrics:
             self.metrics.start(settings.metrics, self._health)
         self._set_calendar()
@@ -254,8 +270,13 @@ class Service:
             supervisor.name, paths.state_dir(), settings.worker, settings.measure, settings.study
         )
 
+    def _choose(self, supervisor: Supervisor) -> Item | None:
+        """The next thing to do; nothing before the fleet could say what it knows."""
+        return None if self.fleet.warming else self.agenda.choose(supervisor)
+
     def _finished(self, supervisor: Supervisor, item: Item, ended: messages.Ended) -> None:
         self.agenda.finished(supervisor, item, ended, self.settings.daemon.retry_seconds)
+        self.fleet.hurry()
         self.book_changed()
 
     def _refresh(self, supervisor: Supervisor) -> None:
@@ -282,6 +303,18 @@ class Service:
             if supervisor.state is State.IDLE:
                 supervisor.step()
         return True
+
+    def _wished_elsewhere(self, supervisor: Supervisor, entry: Entry) -> None:
+        """Take a wish that another node passed on."""
+        body = msgspec.json.decode(entry.body, type=Request)
+        wish = requests.Wish(
+            entry.workload, body.dimensions, entry.problem, entry.objective, body.max_error, None, "default"
+        )
+        with suppress(UsageError):
+            if self.agenda.note_wish(supervisor, wish):
+                self.book_changed()
+                if supervisor.state is State.IDLE:
+                    supervisor.step()
 
     def device_of(self, name: str | None) -> Supervisor | None:
         """The device that a request is about: by name or digest; without either, the default one."""
@@ -364,6 +397,7 @@ class Service:
             self.loop.stop()
 
     def _end(self) -> None:
+        self.fleet.close()
         self.care.close()
         self.requests.close()
         self.control.close()

@@ -3,6 +3,7 @@
 1. what an operator asked for;
 2. requests: how often they were asked, times the seconds that tuning is expected to save a call;
 3. the problems of the configured models, the most valuable first;
+   before them, what the fleet proved on an equal node: it is verified here, which takes seconds;
 4. what was decided under another software stack: the old winner is verified, which takes seconds, not
    minutes;
 5. what was decided long ago: measured again, and withdrawn if it no longer wins.
@@ -74,9 +75,12 @@ class Outlook:
         self._now = now
         self._current: dict[tuple[str, str, str], Standing] = {}
         self._old: dict[tuple[str, str, str], Standing] = {}
+        self._unverified: dict[tuple[str, str, str], Standing] = {}
         gains: dict[str, list[float]] = {}
         for winner in standing:
             found = self._current if winner.stack == stack else self._old
+            if winner.stack == stack and winner.origin is not None:
+                found = self._unverified
             key = (winner.workload, winner.problem, winner.objective)
             if key not in found or found[key].decided_at < winner.decided_at:
                 found[key] = winner
@@ -96,7 +100,7 @@ class Outlook:
         ours = [entry for entry in requests if entry.device == self._device and not entry.waits(self._now)]
         asked = [self._requested(e) for e in ours if workloads is None or e.workload in workloads]
         models = [self._planned(problem, -place) for place, problem in enumerate(planned)]
-        found = [*asked, *filter(None, models), *self._drifted(), *self._to_recheck()]
+        found = [*asked, *self._to_verify(), *filter(None, models), *self._drifted(), *self._to_recheck()]
         unique: dict[tuple[str, str, str, float | None], Item] = {}
         for item in sorted(found, key=_order):
             work = item.work
@@ -114,16 +118,22 @@ class Outlook:
         return Item(work, weight * saved, key_of(entry))
 
     def _planned(self, problem: Problem, value: float) -> Item | None:
-        if (problem.workload, problem.key, "latency") in self._current:
+        key = (problem.workload, problem.key, "latency")
+        if key in self._current or key in self._unverified:
             return None
         return Item(
             self._search("model", problem.workload, problem.dimensions, problem.key, "latency"), value
         )
 
+    def _to_verify(self) -> Iterable[Item]:
+        for winner in self._unverified.values():
+            work = self._search("fleet", winner.workload, winner.dimensions, winner.problem, winner.objective)
+            yield Item(replace(work, again=True), winner.speedup)
+
     def _drifted(self) -> Iterable[Item]:
         for key, winner in self._old.items():
             # A baseline that stayed the best under another stack is no winner that could be lost.
-            if key not in self._current and not winner.is_baseline:
+            if key not in self._current and key not in self._unverified and not winner.is_baseline:
                 work = self._search(
                     "drifted", winner.workload, winner.dimensions, winner.problem, winner.objective
                 )
@@ -144,7 +154,7 @@ class Outlook:
     ) -> Work:
         """A study; a short one if an old winner only has to be verified."""
         budget = self._settings.study.budget_seconds
-        old = self._old.get((workload, key, objective))
+        old = self._unverified.get((workload, key, objective)) or self._old.get((workload, key, objective))
         if old is not None and not old.is_baseline and (workload, key, objective) not in self._current:
             seconds = min(budget, VERIFY_SECONDS)
             return Work(kind, workload, dimensions, key, objective, seconds=seconds, trials=VERIFY_TRIALS)
@@ -163,7 +173,7 @@ class Outlook:
             return UNKNOWN_SECONDS
 
 
-_KINDS = ("asked", "request", "model", "drifted", "recheck")
+_KINDS = ("asked", "request", "fleet", "model", "drifted", "recheck")
 
 
 def _order(item: Item) -> tuple[int, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import autotune
 from autotune import paths
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from autotune.config import Settings
 
+SLOW = 1.15
+"""See `autotune.fleet.outliers`, which would load SQLAlchemy."""
 UNIT_FOLDERS = ("etc/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system")
 
 
@@ -74,7 +76,25 @@ def _daemon() -> Iterator[Finding]:
         yield Finding("daemon", "note", found, "systemctl restart autotuned")
     if status["last_error"]:
         yield Finding("daemon", "note", f"its last error: {status['last_error']}", "see its log")
+    yield from _fleet(status.get("fleet"))
     yield _request_socket()
+
+
+def _fleet(report: dict[str, Any] | None) -> Iterator[Finding]:
+    """Whether the fleet is reached, and whether this node is slower than its equals."""
+    if report is None:
+        return
+    if report["failure"]:
+        yield Finding("fleet", "fault", report["failure"], "see docs/fleet.md; nothing is lost meanwhile")
+    elif not report["reached"]:
+        yield Finding("fleet", "note", "not reached yet", "look again in a minute")
+    else:
+        found = f"{report['known']} winners known, {report['unverified']} to be verified here"
+        yield Finding("fleet", "ok", f"{found}, {report['waiting']} entries to be sent")
+    slowdown = report["slowdown"]
+    if slowdown is not None and slowdown > SLOW:
+        found = f"this node takes {slowdown:.2f}x the time of its equals for the same baselines"
+        yield Finding("fleet", "note", found, "look at its clocks, power limit, cooling and memory")
 
 
 def _request_socket() -> Finding:

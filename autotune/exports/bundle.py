@@ -22,7 +22,7 @@ from autotune.space.problem import problem_key
 from autotune.store.records import Choice, Interval, Measurement, StudyKey, Trial, Winner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from autotune.store import HistoryReader
     from autotune.store.entries import Decision
@@ -92,7 +92,8 @@ def collect(
         trials: whether the studies behind the winners come along.
     """
     found = reader.decisions(device=device, workload=workload, state="current")
-    decisions = [one for one in found if not _has_forbidden(_names(one.winner))]
+    # What the fleet proved is not ours to vouch for.
+    decisions = [one for one in found if one.origin is None and not _has_forbidden(_names(one.winner))]
     used = {one.winner.device for one in decisions}
     known = [one for one in reader.devices() if one.digest in used]
     devices = [BundledDevice(one.digest, one.kind, _clean(one.name), _clean(one.family)) for one in known]
@@ -188,7 +189,7 @@ def _faults(bundle: Bundle) -> Iterator[str]:
         yield f"holds more than {MOST_ITEMS:,} winners and trials"
     seen = set()
     for winner in bundle.winners:
-        yield from _winner_faults(winner, devices)
+        yield from winner_faults(winner, devices)
         key = (winner.workload, winner.problem, winner.objective, winner.device, winner.stack)
         if key in seen:
             yield f"holds two winners for {_shown(winner.problem)}"
@@ -197,7 +198,13 @@ def _faults(bundle: Bundle) -> Iterator[str]:
         yield from _study_faults(study, devices)
 
 
-def _winner_faults(winner: Winner, devices: dict[str, BundledDevice]) -> Iterator[str]:
+def winner_faults(winner: Winner, devices: Collection[str]) -> Iterator[str]:
+    """What is wrong with a winner of another machine, a line each.
+
+    Args:
+        winner: that was decoded, of which nothing else is known.
+        devices: digests of those that it may be for.
+    """
     where = f"winner of {_shown(winner.workload)} {_shown(winner.problem)}"
     if _has_forbidden(_names(winner)):
         yield f"{where}: has a name that is too long, or could be a path"

@@ -82,12 +82,13 @@ def warn_of_plain_text(settings: FleetSettings) -> None:
         logger.warning("fleet.tls is '%s': what goes to %s can be %s on its way", settings.tls, address, harm)
 
 
-def connect(settings: FleetSettings, *, pooled: bool = False) -> Engine:
+def connect(settings: FleetSettings, *, pooled: bool = False, autocommit: bool = False) -> Engine:
     """An engine for the fleet's database; nothing is connected yet.
 
     Args:
         settings: that name it.
         pooled: whether connections are kept; those of ten thousand nodes would fill the server.
+        autocommit: whether each statement is a transaction: no lock is held over a slow network then.
 
     Raises:
         ConfigError: the settings are wrong.
@@ -103,12 +104,13 @@ def connect(settings: FleetSettings, *, pooled: bool = False) -> Engine:
         poolclass=QueuePool if pooled else NullPool,
         # Values of rows do not belong into messages.
         hide_parameters=True,
+        **({"isolation_level": "AUTOCOMMIT"} if autocommit else {}),
     )
 
     @event.listens_for(engine, "do_connect")
     def _fill_in(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
         # Read anew each time: a password may change while the daemon runs.
-        parameters.update(connect_arguments(settings))
+        parameters.update(connect_arguments(settings), autocommit=autocommit)
 
     return engine
 

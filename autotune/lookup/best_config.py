@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _MEANING = {
     "exact": "tuned for this very problem, on this device and software stack",
+    "fleet": "tuned for this very problem on another node, equal in device and stack; not yet verified here",
     "drifted": "tuned for this problem on this device, under another software stack",
     "nearest": "tuned on this device for the nearest problem of another size",
     "similar": "tuned for this problem on another device of the family",
@@ -40,6 +41,7 @@ _PROVENANCE = (
     "study",
     "trial",
     "decided_at",
+    "origin",
 )
 
 
@@ -50,8 +52,9 @@ class BestConfig(Mapping[str, object]):
     Under `match="default"` the figures are None.
 
     Attributes:
-        match: `exact`, `drifted` (tuned under another stack), `nearest` (at another size), `similar` (on
-            another device of the family) or `default` (the declared baseline).
+        match: `exact`, `fleet` (tuned on another node, equal in device and stack), `drifted` (tuned under
+            another stack), `nearest` (at another size), `similar` (on another device of the family) or
+            `default` (the declared baseline).
         workload: the workload asked for.
         problem: the problem asked for.
         objective: what it was decided for, with its own limit on the latency, e.g. `throughput:4ms`.
@@ -73,6 +76,8 @@ class BestConfig(Mapping[str, object]):
         study: number of the study that found it.
         trial: number of the trial within the study; None for the baseline.
         decided_at: when it was decided, in seconds since the epoch.
+        origin: digest of the fleet's entry that it was taken from, unverified on this node; None if it was
+            decided here.
     """
 
     __slots__ = ("_configuration", *_PROVENANCE)
@@ -98,6 +103,7 @@ class BestConfig(Mapping[str, object]):
     study: int | None
     trial: int | None
     decided_at: float | None
+    origin: str | None
     _configuration: dict[str, Any]
 
     def __init__(self, configuration: Mapping[str, Any], **provenance: Any) -> None:

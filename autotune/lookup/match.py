@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from autotune.lookup.target import Target
 
 INFINITY = float("inf")
-KINDS = ("exact", "drifted", "nearest", "similar")
+KINDS = ("exact", "fleet", "drifted", "nearest", "similar")
 
 
 class Found:
@@ -111,7 +111,8 @@ def _matches(
     """Groups of choices that one study published together, the closest match first."""
     problem = question.problem
     stacks = _grouped(published.tuned(problem, objective, device))
-    yield "exact", problem, stacks.pop((device, target.stack, problem.key), [])
+    own = stacks.pop((device, target.stack, problem.key), [])
+    yield "fleet" if own and own[0]["origin"] else "exact", problem, own
     for choices in _latest_first(stacks.values()):
         yield "drifted", problem, choices
 

@@ -26,15 +26,17 @@ if TYPE_CHECKING:
     Rows = list[sqlite3.Row]
 
 APPLICATION_ID = 0x41545542  # "ATUB"
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
+"""Format 1 lacks the origin of what the fleet proved: all that it holds was decided on this host."""
 
 _COLUMNS = """rank, problem, device, stack, configuration, latency_ns, p99_ns, error, memory_bytes,
     baseline_ns, baseline_error, speedup, speedup_low, speedup_high, is_baseline, limit_share,
     study, trial, decided_at"""
-_TUNED = f"SELECT {_COLUMNS} FROM choice WHERE workload = ? AND problem = ? AND objective = ? AND device = ?"
-_NEIGHBOURS = f"""SELECT {_COLUMNS} FROM choice
-    WHERE workload = ? AND neighbourhood = ? AND objective = ? AND device = ? AND problem <> ?"""
-_RELATIVES = f"""SELECT {_COLUMNS} FROM choice WHERE workload = ? AND problem = ? AND objective = ?
+_ORIGIN = {1: ", NULL AS origin", 2: ", origin"}
+_TUNED = "WHERE workload = ? AND problem = ? AND objective = ? AND device = ?"
+_NEIGHBOURS = "WHERE workload = ? AND neighbourhood = ? AND objective = ? AND device = ? AND problem <> ?"
+_RELATIVES = """WHERE workload = ? AND problem = ? AND objective = ?
     AND device IN (SELECT digest FROM device WHERE kind = ? AND family = ? AND digest <> ?)"""
 _OBJECTIVES = "SELECT DISTINCT objective FROM choice WHERE workload = ?"
 # SQLite decodes JSON in microseconds and is loaded anyway; importing `json` would cost 7 ms.
@@ -75,17 +77,24 @@ class Published:
 
     def tuned(self, problem: Problem, objective: str, device: str) -> Rows:
         """The choices for a problem on a device, under every stack."""
-        return self._rows(_TUNED, problem.workload, problem.key, objective, device)
+        return self._rows(self._choices + _TUNED, problem.workload, problem.key, objective, device)
 
     def neighbours(self, problem: Problem, objective: str, device: str) -> Rows:
         """The choices on a device for other problems of the same neighbourhood, under every stack."""
         return self._rows(
-            _NEIGHBOURS, problem.workload, problem.neighbourhood, objective, device, problem.key
+            self._choices + _NEIGHBOURS,
+            problem.workload,
+            problem.neighbourhood,
+            objective,
+            device,
+            problem.key,
         )
 
     def relatives(self, problem: Problem, objective: str, device: str, kind: str, family: str) -> Rows:
         """The choices for a problem on other devices of a kind and family, under every stack."""
-        return self._rows(_RELATIVES, problem.workload, problem.key, objective, kind, family, device)
+        return self._rows(
+            self._choices + _RELATIVES, problem.workload, problem.key, objective, kind, family, device
+        )
 
     def objectives(self, problem: Problem) -> list[str]:
         """What the problem's workload has been tuned for."""
@@ -124,10 +133,11 @@ class Published:
         if self._rows("PRAGMA application_id")[0][0] != APPLICATION_ID:
             raise DatabaseError(f"{self.path}: is not a snapshot of autotune")
         version = self._rows("PRAGMA user_version")[0][0]
-        if version != FORMAT:
+        if version not in READABLE:
             raise DatabaseError(
                 f"{self.path}: has format {version}, this autotune reads {FORMAT}; install a matching version"
             )
+        self._choices = f"SELECT {_COLUMNS}{_ORIGIN[version]} FROM choice "
 
     def _generation(self) -> int:
         rows = self._rows("SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'generation'")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     Signature = tuple[int, ...]
 
 MOST_PINNED = 8
+NAME_LENGTH = 16
+"""Hexadecimal digits of the name of a fleet's generation: the first of its content's SHA-256."""
 PINNED: Signature = (0,)
 """In place of a pinned snapshot's signature: once open it is read for good, even if its file is removed."""
 RETRY: Signature = (1,)
@@ -33,15 +35,17 @@ class Snapshots:
         self._published: dict[str, Published | None] = {}
         self._signatures: dict[str, Signature] = {}
         self._abandoned: list[object] = []
+        self._named_by_file: dict[str, int | str] = {}
 
-    def read(self, generation: int | None) -> Published | None:
+    def read(self, generation: int | str | None) -> Published | None:
         """The snapshot of a generation; None, with one warning for each cause, if it cannot be read.
 
         Args:
-            generation: its number; None for the one that `AUTOTUNE_GENERATION` names, or else the newest.
+            generation: its number, or the name of one of the fleet's; None for the one that
+                `AUTOTUNE_GENERATION` names, or else the newest.
         """
         try:
-            generation = _environments_generation() if generation is None else generation
+            generation = self._environments() if generation is None else generation
             path = snapshot_path(paths.state_dir(), generation)
             if path not in self._published:
                 self._published[path] = self._try(path, pinned=generation is not None)
@@ -71,6 +75,21 @@ class Snapshots:
         """Open every snapshot anew when next needed, without closing it: the parent owns the connection."""
         self._abandoned.append(self._published)
         self._published = {}
+
+    def _environments(self) -> int | str | None:
+        """The generation that `AUTOTUNE_GENERATION` names, itself or through a file.
+
+        What the file says when it is first read holds for the life of this process: a job that goes on with
+        another generation on some of its ranks would hang.
+        """
+        text = os.environ.get("AUTOTUNE_GENERATION", "").strip()
+        if not text:
+            return None
+        if not os.path.isabs(text):
+            return named_generation(text, "AUTOTUNE_GENERATION")
+        if text not in self._named_by_file:
+            self._named_by_file[text] = _named_by(text)
+        return self._named_by_file[text]
 
     def _try(self, path: str, pinned: bool) -> Published | None:
         from autotune.lookup.published import Published
@@ -102,20 +121,47 @@ class Snapshots:
             published.close()
 
 
-def snapshot_path(state_dir: str, generation: int | None) -> str:
-    """The file of a generation, or of the newest one."""
+def snapshot_path(state_dir: str, generation: int | str | None) -> str:
+    """The file of a generation, or of the newest one.
+
+    Args:
+        state_dir: the state folder.
+        generation: its number, the name of one of the fleet's, or the full path of a snapshot.
+    """
     if generation is None:
         return os.path.join(state_dir, "best.db")
+    if isinstance(generation, str):
+        named = generation if os.path.isabs(generation) else os.path.join("generations", f"{generation}.db")
+        return os.path.join(state_dir, named)
     return os.path.join(state_dir, "generations", f"best-{generation:08d}.db")
 
 
-def _environments_generation() -> int | None:
-    text = os.environ.get("AUTOTUNE_GENERATION", "").strip()
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit()):
-        raise StateError(f"AUTOTUNE_GENERATION={text!r} is not the number of a snapshot")
-    return int(text)
+def named_generation(text: str, where: str) -> int | str:
+    """The generation in a text: the number of a local one, or the name of one of the fleet's.
+
+    Raises:
+        StateError: it is neither.
+    """
+    if text.isascii() and text.isdigit():
+        return int(text)
+    prefix, _, name = text.partition("-")
+    if prefix == "fleet" and len(name) == NAME_LENGTH and not name.strip("0123456789abcdef"):
+        return text
+    raise StateError(
+        f"{where}={text[:80]!r} is not the number of a snapshot, nor a name such as fleet-0123456789abcdef"
+    )
+
+
+def _named_by(path: str) -> int | str:
+    """The generation that a file names in its first line; the file itself where it is a snapshot."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(128)
+    except OSError as error:
+        raise StateError(f"AUTOTUNE_GENERATION: {path}: cannot be read: {error.strerror}") from error
+    if head.startswith(b"SQLite format 3\0"):
+        return path
+    return named_generation(head.decode("ascii", "replace").strip(), path)
 
 
 def _environment() -> tuple[object, ...]:

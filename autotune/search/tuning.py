@@ -19,6 +19,7 @@ from autotune.search.transfer import FromBundles, FromHistory, nearest
 from autotune.space.declared import check_objective
 from autotune.space.searchspace import SearchSpace
 from autotune.store.bundles import candidates
+from autotune.store.fleet import fleet_candidates
 from autotune.store.records import StudyKey, Verdict
 from autotune.workloads.registry import declaration
 
@@ -174,6 +175,7 @@ class Tuner:
         # tried whatever else is known: that proves or refutes it.
         found = [
             self.imports.candidates(space, MOST_HINTS),
+            fleet_candidates(self.history, problem, goal.objective, device.digest, self.stack),
             candidates(self.history, problem, goal.objective, device.kind, device.family, device.digest),
             hints,
         ]

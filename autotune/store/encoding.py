@@ -179,7 +179,9 @@ def decision_of(row: Row, choices: Iterable[Choice]) -> Decision:
         choices=tuple(choices),
         **{name: row[name] for name in _WINNER_COLUMNS},
     )
-    return Decision(row["id"], row["study"], winner, row["state"], row["changed_at"], row["note"])
+    return Decision(
+        row["id"], row["study"], winner, row["state"], row["changed_at"], row["note"], row["origin"]
+    )
 
 
 def standing_of(row: Row) -> Standing:

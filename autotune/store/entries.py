@@ -65,6 +65,7 @@ class Decision(msgspec.Struct, frozen=True):
         state: `current`, `superseded` by a later decision, or `withdrawn`.
         changed_at: when `state` became what it is.
         note: why.
+        origin: digest of the fleet's entry that it was taken from; None when it was decided here.
     """
 
     id: int
@@ -73,6 +74,7 @@ class Decision(msgspec.Struct, frozen=True):
     state: str
     changed_at: float
     note: str
+    origin: str | None = None
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -81,6 +83,7 @@ class Standing(msgspec.Struct, frozen=True):
     Attributes:
         is_baseline: whether nothing beat the baseline.
         speedup: over the baseline, as proven.
+        origin: digest of the fleet's entry that it was taken from, to be verified; None when decided here.
     """
 
     workload: str
@@ -91,6 +94,7 @@ class Standing(msgspec.Struct, frozen=True):
     decided_at: float
     is_baseline: bool
     speedup: float
+    origin: str | None = None
 
 
 class Generation(msgspec.Struct, frozen=True):

@@ -35,6 +35,10 @@ _SUPERSEDE = """UPDATE winner SET state = 'superseded', changed_at = ?, note = ?
     WHERE state = 'current' AND device = ? AND stack = ? AND workload = ? AND problem = ? AND objective = ?"""
 
 
+_ORIGIN = """SELECT origin FROM winner
+    WHERE state = 'current' AND device = ? AND stack = ? AND workload = ? AND problem = ? AND objective = ?"""
+
+
 class History(Recorder):
     """The history, to be read and written; `autotune.store.open_history` makes one.
 
@@ -167,6 +171,7 @@ class History(Recorder):
         before = self.incumbent(*key)
         with self.writing() as connection:
             now = time.time()
+            self._judge(connection, key, winner)
             connection.execute(_SUPERSEDE, (now, f"decided again by study {study_id}", *key))
             row = {**winner_columns(winner), "study": study_id, "state": "current", "changed_at": now}
             decision = insert(connection, "winner", row)
@@ -181,6 +186,14 @@ class History(Recorder):
                 {"decision": decision, "study": study_id, **detail},
             )
         return decision
+
+    def _judge(self, connection: sqlite3.Connection, key: tuple[str, ...], winner: Winner) -> None:
+        """Tell the fleet what became of its winner, if one of its stood here."""
+        row = connection.execute(_ORIGIN, key).fetchone()
+        if row is not None and row["origin"] is not None:
+            from autotune.store.fleet import note_verdict
+
+            note_verdict(connection, row["origin"], winner)
 
     def publish(self, reason: str) -> int:
         """Publish all current winners to look-ups; returns the new generation's number.

@@ -235,6 +235,7 @@ class HistoryReader:
         study: int | None = None,
         state: str | None = None,
         since: float | None = None,
+        after: int | None = None,
         limit: int | None = None,
     ) -> list[Decision]:
         """Winners that were decided, the latest first; `state="current"` for those that hold.
@@ -248,6 +249,7 @@ class HistoryReader:
             study: that decided them.
             state: `current`, `superseded` or `withdrawn`.
             since: seconds since the epoch that they were decided at or after.
+            after: a decision's number; those of higher numbers.
             limit: how many at most.
         """
         where, values = _where(
@@ -260,6 +262,7 @@ class HistoryReader:
                 "study = ?": study,
                 "state = ?": state,
                 "decided_at >= ?": since,
+                "id > ?": after,
             }
         )
         ranked = "SELECT * FROM choice WHERE winner = ? ORDER BY rank"
@@ -275,7 +278,7 @@ class HistoryReader:
         return self.records(
             standing_of,
             """SELECT w.workload, w.problem, w.dimensions, w.objective, w.stack, w.decided_at, c.is_baseline,
-                c.speedup FROM winner w JOIN choice c ON c.winner = w.id AND c.rank = 0
+                c.speedup, w.origin FROM winner w JOIN choice c ON c.winner = w.id AND c.rank = 0
                 WHERE w.state = 'current' AND w.device = ?""",
             device,
         )

@@ -170,6 +170,8 @@ def _key(row: sqlite3.Row) -> Key:
 def _take_winner(connection: sqlite3.Connection, row: sqlite3.Row, now: float, why: str) -> int:
     """Record a decision as far as a snapshot tells it: the study behind it is not known any more."""
     known = {name: row[name] for name in _WINNER_IN_SNAPSHOT}
+    if "origin" in row.keys():  # noqa: SIM118 - a row is no mapping; earlier snapshots lack the column
+        known["origin"] = row["origin"]
     return insert(
         connection, "winner", {**known, "space": "", "state": "current", "changed_at": now, "note": why}
     )

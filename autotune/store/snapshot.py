@@ -58,9 +58,12 @@ _COPY_STACKS = """INSERT INTO fresh.stack SELECT digest, facts FROM main.stack
 _COPY_CHOICES = """INSERT INTO fresh.choice
     SELECT w.workload, w.problem, w.objective, w.device, w.stack, c.rank, w.neighbourhood, w.dimensions,
         c.configuration, c.latency_ns, c.p99_ns, c.error, c.memory_bytes, c.baseline_ns, w.baseline_error,
-        c.speedup, c.speedup_low, c.speedup_high, c.is_baseline, c.limit_share, w.study, c.trial, w.decided_at
+        c.speedup, c.speedup_low, c.speedup_high, c.is_baseline, c.limit_share, w.study, c.trial,
+        w.decided_at, w.origin
     FROM main.winner w JOIN main.choice c ON c.winner = w.id
-    WHERE w.state = 'current' ORDER BY 1, 2, 3, 4, 5, 6"""
+    WHERE w.state = 'current' AND (w.origin IS NULL
+        OR ifnull((SELECT value FROM main.fleet_state WHERE key = 'serve'), '1') = '1')
+    ORDER BY 1, 2, 3, 4, 5, 6"""
 
 
 def publish(history: History, reason: str) -> int:

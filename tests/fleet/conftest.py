@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fleet.nodes import Node
 from tests.fleet.postgres import PostgresServer, find_program
 
+TABLES = ("entry", "verification", "node", "device", "generation")
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from autotune.config import FleetSettings
     from tests.fleet.postgres import Database
 
 
@@ -29,15 +33,27 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def empty(server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Database:
-    """A database with the fleet's tables, to be copied; nobody may connect to it meanwhile."""
+    """A database with the fleet's roles and tables."""
     return server.create(tmp_path_factory.mktemp("secret"))
 
 
 @pytest.fixture
-def database(server: PostgresServer, empty: Database, tmp_path: Path) -> Iterator[Database]:
-    """A database with the fleet's tables and nothing in them."""
-    made = server.create(tmp_path, template=empty.name)
-    # A copy has the content of the original, and not what was said of the database itself.
-    server._psql(["-q", "-f", "db/fleet/roles.sql"], made.name)
-    yield made
-    server.drop(made.name)
+def database(empty: Database) -> Database:
+    """The same database, with nothing in it any more."""
+    empty.sql(f"TRUNCATE {', '.join(f'fleet.{name}' for name in TABLES)}")
+    return empty
+
+
+@pytest.fixture
+def nodes(database: Database, tmp_path: Path) -> Iterator[Callable[..., Node]]:
+    """Makes nodes of a fleet, and closes them in the end."""
+    made: list[Node] = []
+
+    def node(settings: FleetSettings | None = None, **arguments: object) -> Node:
+        folder = tmp_path / f"node{len(made)}"
+        made.append(Node(folder, settings or database.settings(), **arguments))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield node
+    for one in made:
+        one.close()

@@ -82,7 +82,7 @@ def test_a_writer_makes_the_backup_that_is_due(state: Path) -> None:
 def test_a_check_reads_histories_and_snapshots(history: History, state: Path) -> None:
     promote(history)
     publish(history, "why")
-    for name, kind, version in (("history.db", "history", latest_version()), ("best.db", "snapshot", 1)):
+    for name, kind, version in (("history.db", "history", latest_version()), ("best.db", "snapshot", 2)):
         checked = check(str(state / name))
         assert (kind, version, ()) == (checked.kind, checked.version, checked.faults)
         assert (state / name).stat().st_size == checked.size_bytes

@@ -72,7 +72,7 @@ CREATE INDEX node_seen ON fleet.node(seen_at);
 
 CREATE TABLE fleet.device(
   digest text PRIMARY KEY CHECK (digest ~ '^[0-9a-f]{8,64}$'),
-  kind text NOT NULL CHECK (kind IN ('cpu', 'cuda')),
+  kind text NOT NULL CHECK (kind IN ('cpu', 'cuda', 'rocm')),
   name text NOT NULL CHECK (length(name) <= 512),
   family text NOT NULL CHECK (length(family) <= 512),
   written_by text NOT NULL DEFAULT session_user
