@@ -18,6 +18,9 @@ def fingerprint(
         typer.Option("--measure", help="Measure the ceilings anew; otherwise once per device and stack."),
     ] = False,
     ceilings: Annotated[bool, typer.Option(help="Show measured ceilings, measuring them if need be.")] = True,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Print the devices as 'ray start --resources' takes them.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Show the devices and the software stack, their digests and measured ceilings."""
@@ -25,6 +28,11 @@ def fingerprint(
     from autotune.fingerprint import probe
 
     found = probe()
+    if ray:
+        from autotune.fleet.sweep import resources
+
+        print(resources(found.devices))
+        return
     cpu = next(device for device in found.devices if device.kind == "cpu")
     limits = _ceilings(cpu, measure) if ceilings else None
     if json:

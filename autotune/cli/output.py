@@ -155,9 +155,14 @@ def error(relative: float | None) -> str:
 
 def problem(of: Problem) -> str:
     """A problem without what is declared as default: `linear m=16 n=7168 k=2048`."""
-    defaults = _defaults(of.workload)
-    told = (f"{name}={value}" for name, value in of.dimensions.items() if value != defaults.get(name))
-    return " ".join([of.workload, *told])
+    return problem_text(of.workload, of.dimensions)
+
+
+def problem_text(workload: str, dimensions: Mapping[str, int | str]) -> str:
+    """See `problem`."""
+    defaults = _defaults(workload)
+    told = (f"{name}={value}" for name, value in dimensions.items() if value != defaults.get(name))
+    return " ".join([workload, *told])
 
 
 @cache

@@ -92,7 +92,8 @@ class Display:
         self._finished += 1
         problem = output.problem(outcome.problem)
         if outcome.winner is None:
-            self._console.print(f"{problem}: {outcome.failure}")
+            told = "another node decides" if outcome.elsewhere else outcome.failure
+            self._console.print(f"{problem}: {told}")
         elif outcome.fresh:
             best = outcome.winner.choices[0]
             gain = "baseline kept" if best.is_baseline else output.speedup(best.proof.against_baseline)

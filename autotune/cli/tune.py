@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,10 +13,14 @@ from autotune.cli.plan import Batches, Context, ExpertParallel, Phases, TensorPa
 from autotune.errors import HistoryLockedError, StateDirError, UsageError
 
 if TYPE_CHECKING:
+    from autotune.config import Settings
     from autotune.errors import StateError
     from autotune.fingerprint import Device
+    from autotune.search.shared_study import Sharing
     from autotune.search.tuning import Goal, Outcome
     from autotune.space.problem import Problem
+
+EXPORTS = ("vllm-moe", "sglang-moe")
 
 Budget = Annotated[
     str | None, typer.Option("--budget", help="Time for everything, e.g. 90s, 5m; by default per problem.")
@@ -46,9 +51,28 @@ def tune(
     ] = None,
     latency_limit: options.LatencyLimit = None,
     max_error: options.MaxError = None,
+    device_name: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            help="cpu, cuda or cuda:1 of this host; its CPU by default. With --on a kind or digest; all.",
+        ),
+    ] = None,
     on: Annotated[
         str | None,
-        typer.Option("--device", help="cpu, cuda or cuda:1 of this host; its CPU by default."),
+        typer.Option(
+            "--on",
+            metavar="ray[://HOST:PORT]",
+            help="Tune on all devices of a Ray cluster; see docs/cluster.md.",
+        ),
+    ] = None,
+    export: Annotated[
+        tuple[str, Path] | None,
+        typer.Option(
+            "--export",
+            metavar="vllm-moe|sglang-moe FOLDER",
+            help="With --on: write the winners as that reads them.",
+        ),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Tune what was decided before too.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of inputs, proposals and the final's order.")] = 0,
@@ -77,8 +101,6 @@ def tune(
     objective = objective or "latency"
     options.import_modules(module)
     goal = Goal(options.objective(objective, latency_limit), max_error)
-    device = _host_device(on)
-    goal.check_measurable(options.name_of(device))
     if (workload is None) == (model is None):
         raise UsageError("give a workload with -p m=16,..., or --model NAME; see 'autotune tune --help'")
     if model is not None:
@@ -87,6 +109,24 @@ def tune(
     else:
         problems = [options.problem(str(workload), problem)]
     seconds = options.seconds(budget, "--budget") if budget else None
+    _check_export(export, on)
+    if on is not None:
+        from autotune.cli.sweep import sweep
+
+        return sweep(
+            on,
+            problems,
+            goal,
+            device=device_name,
+            seconds=seconds,
+            trials=trials,
+            seed=seed,
+            modules=module or [],
+            export=export,
+            json=json,
+        )
+    device = _host_device(device_name)
+    goal.check_measurable(options.name_of(device))
     try:
         outcomes, interrupted = _tune(
             problems, device, goal, seconds, trials, again, seed, module or [], show=not json
@@ -100,6 +140,28 @@ def tune(
     if interrupted:
         return 130
     return 1 if outcomes and all(outcome.failure for outcome in outcomes) else 0
+
+
+def _check_export(export: tuple[str, Path] | None, on: str | None) -> None:
+    """Refuse an export that could not be made, before hours are spent.
+
+    Raises:
+        UnknownNameError: there is no such export.
+        UsageError: nothing is tuned on a cluster, or the folder is a file.
+    """
+    from autotune.errors import UnknownNameError
+
+    if export is None:
+        return
+    name, folder = export
+    if name not in EXPORTS:
+        raise UnknownNameError("export", name, EXPORTS, "--export")
+    if on is None:
+        raise UsageError(
+            f"--export goes with --on; of this host's winners: autotune export {name} --to FOLDER"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--export {name} {str(folder)!r}: is a file; expected a folder")
 
 
 def _host_device(name: str | None) -> Device:
@@ -156,7 +218,7 @@ def _tune(
         with Display(total, len(problems), show) as display:
             try:
                 history.record_devices(host)
-                tuner = Tuner(history, worker, device, rules, seed)
+                tuner = Tuner(history, worker, device, rules, seed, sharing=_sharing(settings))
                 for outcome in tuner.tune_all(
                     problems, goal, budget, total, again=again, observe=display.update
                 ):
@@ -165,6 +227,15 @@ def _tune(
             except KeyboardInterrupt:
                 return outcomes, True
     return outcomes, False
+
+
+def _sharing(settings: Settings) -> Sharing | None:
+    """How equal nodes of the fleet search together with this one; None without a fleet."""
+    if not settings.fleet.url:
+        return None
+    from autotune.fleet.studies import sharing_of
+
+    return sharing_of(settings.fleet, lambda line: print(f"autotune: {line}", file=sys.stderr))
 
 
 def _ask_daemon(problems: list[Problem], goal: Goal, again: bool, refused: StateError, json: bool) -> int:
@@ -202,6 +273,8 @@ def _print(outcomes: list[Outcome], planned: int, interrupted: bool) -> None:
     for outcome in outcomes:
         if outcome.failure:
             output.console.print(f"{output.problem(outcome.problem)}: {outcome.failure}")
+        elif outcome.elsewhere:
+            output.console.print(f"{output.problem(outcome.problem)}: another node decides")
     decided, fresh = len(winners), sum(outcome.fresh for outcome in outcomes if outcome.winner)
     told = f"{decided} of {planned} problems decided, {fresh} of them now"
     if decided < planned:

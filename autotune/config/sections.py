@@ -243,6 +243,9 @@ class FleetSettings(Section, frozen=True):
         name: of this node, for people; empty for the host's.
         poll_seconds: between two exchanges, give or take half, so that nodes do not come all at once.
         serve_unverified: whether look-ups find what the fleet proved before this node has verified it.
+        studies: whether equal nodes search the same problem together.
+        heartbeat_seconds: between two signs of life of a node that searches; after four that did not come,
+            another one takes its trial.
     """
 
     url: str = ""
@@ -252,6 +255,8 @@ class FleetSettings(Section, frozen=True):
     name: Annotated[str, Meta(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
     poll_seconds: Annotated[float, Meta(ge=0.1, le=86_400)] = 60.0
     serve_unverified: bool = True
+    studies: bool = True
+    heartbeat_seconds: Annotated[int, Meta(ge=1, le=3600)] = 10
 
 
 class Sections(Section, frozen=True):

@@ -6,16 +6,13 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from autotune.errors import UsageError
 from autotune.search.proposals import Proposals, finite
-from autotune.search.sampler import PoolSampler
+from autotune.search.sampler import PoolSearch
 from autotune.search.shared_study import SharedStudy
 from autotune.store.records import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    import optuna
 
     from autotune.search.objective import Objective
     from autotune.search.sampler.prior import PriorStudy
@@ -27,7 +24,7 @@ LEAST_TOLD = 3
 """Trials told before it is judged whether sharing pays."""
 
 SLOW_SECONDS = 1.0
-"""Reaching the storage for less than this per trial is never too long: a trial takes as much."""
+"""Reaching the storage for less than this per trial is never too long: most trials take longer."""
 
 
 class SharedProposals(Proposals):
@@ -65,14 +62,14 @@ class SharedProposals(Proposals):
         super().__init__(pool, seed, prior, objective, allowed_error)
         self._sharing = sharing
         self._unit = baseline_value
-        self._pending: dict[int, optuna.Trial] = {}
+        self._pending: dict[int, int] = {}
         self._told = 0
-        self._joined = time.monotonic()
+        self._began: float | None = None
         self._exchanging = 0.0
         self._shared: SharedStudy | None = None
-        self._shared_sampler = PoolSampler(pool, seed, prior)
+        self._search = PoolSearch(pool, seed, prior)
         with self._exchange():
-            self._shared = SharedStudy(sharing, key, self._shared_sampler, pool)
+            self._shared = SharedStudy(sharing, key, pool, self._search)
 
     @property
     def closed(self) -> bool:
@@ -87,10 +84,12 @@ class SharedProposals(Proposals):
     def first(self, configurations: Iterable[Configuration]) -> None:
         """Propose these before any other; those outside the pool or tried before are passed over."""
         configurations = list(configurations)
-        with self._exchange():
-            for configuration in configurations if self._shared else ():
-                if self._shared and self._pool.find(configuration) is not None:
-                    self._shared.enqueue(configuration)
+        found = map(self._pool.find, configurations)
+        if self._shared is not None:
+            with self._exchange():
+                for row in found:
+                    if row is not None:
+                        self._shared.enqueue(row)
         if self._shared is None:
             super().first(configurations)
 
@@ -104,16 +103,15 @@ class SharedProposals(Proposals):
         value = finite(value)
         asked = self._pending.pop(row, None)
         if self._shared is not None:
-            over = {"latency limit": excess, "error": error - self._allowed_error}
-            violated = {name: by for name, by in over.items() if by > 0}
-            share = None if value is None else value / self._unit
+            kept = excess <= 0 and error <= self._allowed_error
+            share = value / self._unit if value is not None and kept else None
             with self._exchange():
                 if asked is not None:
                     self._told += 1
-                    self._shared.tell(asked, share, violated)
+                    self._shared.tell(asked, share)
                     self._shared.refresh()
-                elif not self._shared.knows(configuration):
-                    self._shared.add(configuration, share, violated)
+                elif row not in self._shared.outcomes():
+                    self._shared.add(row, share)
         super().learn(configuration, value, excess=excess, error=error)
 
     def learn_trial(self, trial: Trial) -> None:
@@ -131,6 +129,9 @@ class SharedProposals(Proposals):
         if self._shared is not None and not self._pays:
             self._go_alone("reaching the others takes longer than they save")
         if self._shared is not None:
+            if self._began is None:
+                # What it takes to join is spent, and says little of what a trial will take.
+                self._began, self._exchanging = time.monotonic(), 0.0
             with self._exchange():
                 return self._ask_together(self._shared)
         alone = super().ask()
@@ -139,21 +140,19 @@ class SharedProposals(Proposals):
         return alone
 
     def _ask_together(self, shared: SharedStudy) -> Configuration | None:
-        if shared.is_closed or not shared.left:
+        asked = shared.ask() if shared.left and not shared.is_closed else None
+        if asked is None:
             return None
-        try:
-            trial, configuration = shared.ask()
-        except UsageError:  # others have taken what was left, and nothing of it succeeded
-            return None
-        row = self._pool.find(configuration)
-        assert row is not None, "the sampler proposes rows of the pool"
+        trial, row = asked
         self._pending[row] = trial
-        self._note(self._shared_sampler.expected_improvement)
-        return configuration
+        self._note(self._search.expected_improvement)
+        return self._pool.configuration(row)
 
     def best(self) -> list[Configuration]:
         """What was found to be good on whichever node, the best first."""
-        return [] if self._shared is None else self._shared.best_first()
+        found = self._shared.outcomes() if self._shared else {}
+        values = {row: value for row, value in found.items() if value is not None}
+        return [self._pool.configuration(row) for row in sorted(values, key=values.__getitem__)]
 
     def claim(self) -> bool:
         """Whether the final is this node's to decide; it is where the others cannot be asked."""
@@ -182,9 +181,10 @@ class SharedProposals(Proposals):
     @property
     def _pays(self) -> bool:
         """Whether a trial of the others' is had for the time that this node spends on reaching them."""
-        if self._shared is None or self._exchanging < SLOW_SECONDS * max(self._told, LEAST_TOLD):
+        slow = self._exchanging > SLOW_SECONDS * max(self._told, LEAST_TOLD)
+        if self._shared is None or self._began is None or not slow:
             return True
-        trying = time.monotonic() - self._joined - self._exchanging
+        trying = time.monotonic() - self._began - self._exchanging
         return self._exchanging <= trying * max(self._shared.running_elsewhere, 1)
 
     @contextmanager
@@ -206,6 +206,6 @@ class SharedProposals(Proposals):
         if shared is None:
             return
         shared.leave()
-        for configuration, value in shared.outcomes():
-            if self._pool.find(configuration) not in (None, *self._taken):
-                super().learn(configuration, None if value is None else value * self._unit)
+        for row, value in shared.outcomes().items():
+            if row not in self._taken:
+                super().learn(self._pool.configuration(row), None if value is None else value * self._unit)

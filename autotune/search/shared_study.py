@@ -1,11 +1,15 @@
 """One Optuna study that several nodes search together, in a storage that all of them reach.
 
 Optuna keeps the trials, tells by heartbeats which nodes are dead, and tries again what those left behind.
-Here is what it has no part for: heartbeats of trials that were asked for in batches, and which node decides.
+Here is what it has no part for: that no two nodes choose the same, and which node decides.
 
-The final is a trial too, one without a configuration. Any node whose search has ended may claim it; the first
-claim holds, and ends with its node. A database numbers the trials of a study one after the other, under a
-lock, so there is a first one.
+A trial is created together with its row of the pool, and a database numbers the trials of a study one after
+the other, under a lock. So a trial whose number follows the last that its node has seen clashes with none;
+else the node looks, and of two that chose the same the first goes on. All that is read of other nodes' trials
+is a row and a value: what the row stands for, each node knows from its own pool.
+
+The final is a trial too, one without a row. Any node whose search has ended may claim it; the first claim
+holds, and ends with its node.
 """
 
 from __future__ import annotations
@@ -16,34 +20,38 @@ import uuid
 import warnings
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import optuna
-from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import TrialState, create_trial
 
 from autotune.search.heartbeat import Heartbeat
-from autotune.search.sampler.pool_sampler import RETURNED, outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
-    from autotune.search.sampler import PoolSampler
+    from autotune.search.sampler import PoolSearch
     from autotune.space.pool import Pool
-    from autotune.store.records import Configuration, StudyKey
+    from autotune.store.records import StudyKey
+
+ROW = "autotune:row"
+"""System attribute of a trial: its row of the pool."""
 
 FINAL = "autotune:final"
 """User attribute of a claim on the final; its value is the claim's own."""
 
-NODE = "node"
+RETURNED = "autotune:returned"
+"""User attribute of a failed trial that came to nothing through no fault of its configuration."""
+
+NODE, CONFIGURATION, WHY = "node", "configuration", "why"
+"""User attributes for people who look at the study."""
 
 MOST_RETRIES = 3
 """Times a trial whose node died is tried again. A node dies of much else, but a configuration that four nodes
@@ -56,7 +64,7 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> None:
     For `optuna.storages.RDBStorage(heartbeat_stale_trial_callback=retry)`.
     """
     if FINAL not in trial.user_attrs:
-        with _without_warnings():
+        with _quiet():
             RetryHeartbeatStaleTrialCallback(max_retry=MOST_RETRIES)(study, trial)
 
 
@@ -87,28 +95,29 @@ class SharedStudy:
     Args:
         sharing: how the storage is reached.
         key: of the study.
-        sampler: proposes, and learns what others found.
         pool: the valid configurations.
+        search: proposes, and learns what others found.
     """
 
-    def __init__(self, sharing: Sharing, key: StudyKey, sampler: PoolSampler, pool: Pool) -> None:
+    def __init__(self, sharing: Sharing, key: StudyKey, pool: Pool, search: PoolSearch) -> None:
         self._node = sharing.node
-        self._sampler = sampler
-        self._distributions: dict[str, BaseDistribution] = {
-            parameter.name: CategoricalDistribution(parameter.values) for parameter in pool.parameters
-        }
+        self._pool = pool
+        self._search = search
         self._checked = 0.0
         self._claim: FrozenTrial | None = None
         self._mine: set[int] = set()
+        self._learnt: set[int] = set()
+        self._retried: set[int] = set()
         self._until_left = ExitStack()
         try:
             storage = self._until_left.enter_context(sharing.open())
-            with _without_warnings():
+            with _quiet():
                 self._study = optuna.create_study(
-                    storage=storage, sampler=sampler, study_name=name_of(key), load_if_exists=True
+                    storage=storage, study_name=name_of(key), load_if_exists=True
                 )
             # Optuna wraps a database's storage in a cache.
-            self._heartbeat = Heartbeat(self._study._storage)
+            self._storage = self._study._storage
+            self._heartbeat = Heartbeat(self._storage)
             self._until_left.callback(self._heartbeat.end)
             self.refresh()
             self._before = {trial.number for trial in self.trials}
@@ -120,108 +129,118 @@ class SharedStudy:
             raise
 
     def refresh(self) -> None:
-        """Look at the study anew, and have dead nodes' trials tried again."""
+        """Look at the study anew, learn from it, and have dead nodes' trials tried again."""
         interval = self._heartbeat.interval
         if interval is not None and time.monotonic() - self._checked > interval:
             self._checked = time.monotonic()
-            with _without_warnings():
+            with _quiet():
                 fail_stale_trials(self._study)
         self.trials: Sequence[FrozenTrial] = self._study.get_trials(deepcopy=False)
         self._heartbeat.greet(trial for trial in self.trials if trial.state is TrialState.RUNNING)
+        self._retried.update(number for trial in self.trials for number in _retries(trial))
+        for trial in self.trials:
+            row = self._row(trial)
+            if row is None or trial.number in self._learnt:
+                continue
+            if not trial.state.is_finished():
+                self._search.reserve(row)
+                continue
+            self._learnt.add(trial.number)
+            if self._says_nothing(trial):
+                self._search.withdraw(row)
+            else:
+                self._search.tell(row, _value(trial))
 
     @property
     def left(self) -> int:
         """Configurations that no node has tried or is trying, and trials that wait for a node."""
-        waiting = sum(trial.state is TrialState.WAITING for trial in self.trials)
-        return self._sampler.learn(self._study, self.trials) + waiting
+        return self._search.free + sum(trial.state is TrialState.WAITING for trial in self.trials)
 
     @property
     def running_elsewhere(self) -> int:
         """Trials that other nodes are running."""
         running = (trial for trial in self.trials if trial.state is TrialState.RUNNING)
-        return sum(trial.number not in self._mine and FINAL not in trial.user_attrs for trial in running)
+        return sum(trial._trial_id not in self._mine and ROW in trial.system_attrs for trial in running)
 
     @property
     def finished_elsewhere(self) -> int:
         """Trials that others have finished since this node joined."""
-        ours = self._before | self._mine
-        done = (trial for trial in self.trials if trial.state.is_finished() and trial.number not in ours)
-        return sum(FINAL not in t.user_attrs and t.user_attrs.get(NODE) != self._node for t in done)
+        done = (t for t in self.trials if t.state.is_finished() and t.number not in self._before)
+        others = (t for t in done if ROW in t.system_attrs and t.user_attrs.get(NODE) != self._node)
+        return sum(not self._says_nothing(trial) for trial in others)
 
     @property
     def is_closed(self) -> bool:
         """Whether another node has come to the final since this one joined."""
         return self._holder() is not None
 
-    def outcomes(self) -> list[tuple[Configuration, float | None]]:
-        """What was tried on whichever node, and its value; None where it failed."""
-        told = [t for t in self.trials if t.state.is_finished() and FINAL not in t.user_attrs]
-        said = [(t.params, outcome(t)) for t in told if not self._sampler.says_nothing(t)]
-        return [(params, values[0] if values else None) for params, values in said]
+    def outcomes(self) -> dict[int, float | None]:
+        """Row -> value of what was tried on whichever node; None where it failed."""
+        told = [t for t in self.trials if t.state.is_finished() and not self._says_nothing(t)]
+        rows = [(self._row(trial), _value(trial)) for trial in told]
+        return {row: value for row, value in rows if row is not None}
 
-    def best_first(self) -> list[Configuration]:
-        """What succeeded on whichever node, the best first."""
-        kept = [(value, params) for params, value in self.outcomes() if value is not None]
-        return [params for _, params in sorted(kept, key=lambda pair: pair[0])]
+    def ask(self) -> tuple[int, int] | None:
+        """A trial of this node: its id and its row; None where nothing is left.
 
-    def knows(self, configuration: Configuration) -> bool:
-        """Whether any node has finished a trial of it."""
-        return any(t.state.is_finished() and t.params == configuration for t in self.trials)
+        What waits goes first: hints, and trials of dead nodes.
+        """
+        for trial in self.trials:
+            if trial.state is TrialState.WAITING and self._take(trial._trial_id):
+                row = self._row(trial)
+                if row is not None:
+                    return trial._trial_id, row
+                self.tell(trial._trial_id, None, "its row is none of the pool's")
+        while (row := self._search.ask()) is not None:
+            following = len(self.trials)
+            made = self._create(TrialState.RUNNING, row)
+            self._mine.add(made)
+            self._heartbeat.watch(made)
+            study = self._study._study_id
+            if self._storage.get_trial_id_from_study_id_trial_number(study, following) == made:
+                return made, row
+            self.refresh()
+            mine = next(trial for trial in self.trials if trial._trial_id == made)
+            earlier = (t for t in self.trials if t.number < mine.number and self._row(t) == row)
+            if all(t.state.is_finished() and self._says_nothing(t) for t in earlier):
+                return made, row
+            self.hand_back(made)
+        return None
 
-    def ask(self) -> tuple[optuna.Trial, Configuration]:
-        """A trial of this node and its configuration."""
-        with _without_warnings():
-            trial = self._study.ask()
-        self._mine.add(trial.number)
-        self._heartbeat.watch(trial._trial_id)
-        trial.set_user_attr(NODE, self._node)
-        return trial, self._sampler.suggest(trial)
-
-    def tell(
-        self, trial: optuna.Trial, value: float | None, violated: Mapping[str, float], why: str = ""
-    ) -> None:
+    def tell(self, trial_id: int, value: float | None, why: str = "") -> None:
         """Tell the others how a trial ended.
 
         Args:
-            trial: from `ask`.
+            trial_id: from `ask`.
             value: None where it failed.
-            violated: constraints that it does not keep, and by how much.
             why: it failed, for people.
         """
-        self._heartbeat.forget(trial._trial_id)
+        self._heartbeat.forget(trial_id)
         try:
             if why:
-                trial.set_user_attr("why", why)
-            for name, by in violated.items():
-                trial.set_constraint(name, by)
-            self._study.tell(trial, value, TrialState.FAIL if value is None else TrialState.COMPLETE)
-        except (UpdateFinishedTrialError, ValueError):
+                self._storage.set_trial_user_attr(trial_id, WHY, why)
+            self._end(trial_id, value)
+        except UpdateFinishedTrialError:
             # It was taken for dead, and another node tries the same: two measurements are better than one.
-            if value is not None:
-                self.add(trial.params, value, violated)
+            row = next((self._row(trial) for trial in self.trials if trial._trial_id == trial_id), None)
+            if row is not None and value is not None:
+                self.add(row, value)
 
-    def hand_back(self, trial: optuna.Trial) -> None:
+    def hand_back(self, trial_id: int) -> None:
         """A trial came to nothing: its configuration may be proposed again."""
-        self._heartbeat.forget(trial._trial_id)
-        with _unless_finished():
-            trial.set_user_attr(RETURNED, True)
-            self._study.tell(trial, state=TrialState.FAIL)
+        self._heartbeat.forget(trial_id)
+        with suppress(UpdateFinishedTrialError):
+            self._storage.set_trial_user_attr(trial_id, RETURNED, True)
+            self._end(trial_id, None)
 
-    def add(self, configuration: Configuration, value: float | None, violated: Mapping[str, float]) -> None:
+    def add(self, row: int, value: float | None) -> None:
         """Tell the others of a trial that was not asked for."""
-        trial = create_trial(
-            state=TrialState.FAIL if value is None else TrialState.COMPLETE,
-            value=value,
-            params=configuration,
-            distributions={name: self._distributions[name] for name in configuration},
-            user_attrs={NODE: self._node},
-            constraints=dict(violated),
-        )
-        self._study.add_trial(trial)
+        self._create(TrialState.FAIL if value is None else TrialState.COMPLETE, row, value)
 
-    def enqueue(self, configuration: Configuration) -> None:
-        """Have some node try a configuration next, unless one has."""
-        self._study.enqueue_trial(configuration, skip_if_exists=True)
+    def enqueue(self, row: int) -> None:
+        """Have some node try a row next, unless one has."""
+        if all(self._row(trial) != row for trial in self.trials):
+            self._create(TrialState.WAITING, row)
 
     def claim(self) -> bool:
         """Whether this node is to decide: no other has, or is about to."""
@@ -231,7 +250,7 @@ class SharedStudy:
             return False
         mark = str(uuid.uuid4())
         template = create_trial(state=TrialState.RUNNING, user_attrs={FINAL: mark, NODE: self._node})
-        self._study.add_trial(template)
+        self._storage.create_new_trial(self._study._study_id, template)
         self.refresh()
         self._claim = next(trial for trial in self.trials if trial.user_attrs.get(FINAL) == mark)
         self._heartbeat.watch(self._claim._trial_id)
@@ -250,13 +269,41 @@ class SharedStudy:
         claim, self._claim = self._claim, None
         if claim is not None:
             self._heartbeat.forget(claim._trial_id)
-            with _unless_finished():
-                state = TrialState.FAIL if value is None else TrialState.COMPLETE
-                self._study.tell(claim.number, value, state)
+            with suppress(UpdateFinishedTrialError):
+                self._end(claim._trial_id, value)
 
     def leave(self) -> None:
         """Be done with it: what this node still had is tried by another."""
         self._until_left.close()
+
+    def _create(self, state: TrialState, row: int, value: float | None = None) -> int:
+        """A new trial with its row, in one transaction; returns its id."""
+        attributes = {NODE: self._node, CONFIGURATION: self._pool.configuration(row)}
+        template = create_trial(state=state, value=value, system_attrs={ROW: row}, user_attrs=attributes)
+        return self._storage.create_new_trial(self._study._study_id, template)
+
+    def _take(self, trial_id: int) -> bool:
+        """Make a trial that waits this node's, if no other was quicker."""
+        with suppress(UpdateFinishedTrialError):
+            if self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                self._mine.add(trial_id)
+                self._heartbeat.watch(trial_id)
+                self._storage.set_trial_user_attr(trial_id, NODE, self._node)
+                return True
+        return False
+
+    def _end(self, trial_id: int, value: float | None) -> None:
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        self._storage.set_trial_state_values(trial_id, state, None if value is None else [value])
+
+    def _row(self, trial: FrozenTrial) -> int | None:
+        """A trial's row; None where it has none, or one that is not the pool's."""
+        row = trial.system_attrs.get(ROW)
+        return row if type(row) is int and 0 <= row < len(self._pool) else None
+
+    def _says_nothing(self, trial: FrozenTrial) -> bool:
+        """Whether a finished trial came to nothing through no fault of its configuration."""
+        return trial.number in self._retried or RETURNED in trial.user_attrs
 
     def _holder(self) -> int | None:
         """The first claim of another node that stands; None if there is none.
@@ -273,14 +320,20 @@ class SharedStudy:
         return None
 
 
+def _value(trial: FrozenTrial) -> float | None:
+    """What a finished trial found; None where it failed."""
+    return trial.values[0] if trial.state is TrialState.COMPLETE and trial.values else None
+
+
+def _retries(trial: FrozenTrial) -> list[int]:
+    """Numbers of the trials that this one retries (`RetryHeartbeatStaleTrialCallback.retry_history`)."""
+    numbers: Any = trial.system_attrs.get("retry_history")
+    return [number for number in numbers if isinstance(number, int)] if isinstance(numbers, list) else []
+
+
 @contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Without Optuna's, that heartbeats are experimental and meant for `Study.optimize`."""
+def _quiet() -> Iterator[None]:
+    """Without Optuna's warnings that heartbeats are experimental."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _unless_finished() -> AbstractContextManager[None]:
-    """Nothing is to be done for a trial that others have taken for dead meanwhile."""
-    return suppress(UpdateFinishedTrialError, ValueError)

@@ -26,3 +26,6 @@ END $$;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 CREATE SCHEMA IF NOT EXISTS fleet AUTHORIZATION autotune_owner;
 GRANT USAGE ON SCHEMA fleet TO autotune_node, autotune_reader;
+-- Studies that nodes search together. Optuna's tables, which a node may also change, but nothing may be deleted.
+CREATE SCHEMA IF NOT EXISTS studies AUTHORIZATION autotune_owner;
+GRANT USAGE ON SCHEMA studies TO autotune_node, autotune_reader;

@@ -9,13 +9,13 @@ import optuna
 import pytest
 
 from autotune.errors import TrialError
-from autotune.search.sampler import PoolSampler
-from autotune.search.shared_study import FINAL, NODE, SharedStudy, Sharing, name_of
+from autotune.search.sampler import PoolSearch
+from autotune.search.shared_study import CONFIGURATION, FINAL, NODE, ROW, SharedStudy, Sharing, name_of
 from autotune.search.study import Budget, Study
 from autotune.space.searchspace import SearchSpace
 from autotune.store import open_history
 from autotune.store.records import StudyKey
-from tests.search.simulated import DECLARATION, SimulatedWorker, latency_ns, optimum_ns
+from tests.search.simulated import DECLARATION, SimulatedWorker, latency_ns
 from tests.store.factories import AnyDevice
 
 SPACE = SearchSpace.build(DECLARATION, DECLARATION.problem({"m": 8, "n": 64}), {"kind": "cpu"})
@@ -190,7 +190,7 @@ def test_a_resumed_study_tells_the_others_what_it_did_alone(nodes) -> None:
     nodes.storage = storage
     with nodes.study("a", budget=Budget(1e6, trials=3, screen_seconds=0.01)) as a:
         a.run()
-        told = {tuple(t.params.items()) for t in nodes.trials(a) if FINAL not in t.user_attrs}
+        told = {tuple(t.user_attrs[CONFIGURATION].items()) for t in nodes.trials(a) if ROW in t.system_attrs}
         assert {*configurations(a), tuple(SPACE.baseline.items())} == told
     assert {*alone} < told
 
@@ -208,7 +208,7 @@ def test_a_claim_that_came_second_yields_and_one_of_a_dead_node_is_taken_over(no
 
 
 def shared_study(nodes: Nodes, key: StudyKey, node: str) -> SharedStudy:
-    return SharedStudy(Sharing(node, nodes.open), key, PoolSampler(SPACE.pool), SPACE.pool)
+    return SharedStudy(Sharing(node, nodes.open), key, SPACE.pool, PoolSearch(SPACE.pool, 0))
 
 
 def test_what_another_node_says_is_tried_here_before_it_wins(nodes) -> None:
@@ -216,11 +216,14 @@ def test_what_another_node_says_is_tried_here_before_it_wins(nodes) -> None:
     with nodes.study("a") as a:
         liar = shared_study(nodes, a.key, "liar")
         slow = {"implementation": "tiled", "packed": False, "rows": 32, "columns": 8, "unroll": 1}
-        liar.add(slow, 1e-9, {})
-        liar.add({**slow, "unroll": 2}, 1e-9, {})
+        for unroll in (1, 2):
+            liar.add(SPACE.pool.find({**slow, "unroll": unroll}), 1e-9)
         winner = a.run()
+        tried = [trial.configuration for trial in a.history.trials(a.id)]
     assert winner is not None
-    assert latency_ns(winner.choices[0].configuration, 8) < 2 * optimum_ns(8)
+    won = winner.choices[0].configuration
+    assert {**slow, "unroll": 1} in tried
+    assert latency_ns(won, 8) == min(latency_ns(one, 8) for one in tried if failed((*one.items(),)) is None)
 
 
 def test_a_returned_trial_may_be_proposed_again_and_a_failed_one_may_not(nodes) -> None:
@@ -230,6 +233,6 @@ def test_a_returned_trial_may_be_proposed_again_and_a_failed_one_may_not(nodes) 
         node.hand_back(returned)
         node.refresh()
         assert len(SPACE) == node.left
-        node.tell(node.ask()[0], None, {}, "crashed")
+        node.tell(node.ask()[0], None, "crashed")
         node.refresh()
         assert len(SPACE) - 1 == node.left

@@ -25,13 +25,6 @@ if TYPE_CHECKING:
 ROW = "autotune:row"
 """System attribute of a trial: its row of the pool, so that samplers of other processes know it is taken."""
 
-RETURNED = "autotune:returned"
-"""User attribute of a failed trial that came to nothing through no fault of its configuration."""
-
-MOST_CLASHES = 8
-"""Rows chosen anew because another process had just taken them. The last one is then tried twice, which
-costs one trial."""
-
 
 class PoolSampler(BaseSampler):
     """Proposes the configurations of a pool, each at most once, by `PoolSearch`.
@@ -42,10 +35,6 @@ class PoolSampler(BaseSampler):
     violate a constraint (`trial.set_constraint`) count as failures, pruned ones with the last value they
     reported; trials enqueued or added by hand are learnt from. When every configuration has been proposed,
     the best is again.
-
-    Processes that share a study by a storage propose different configurations. A trial that was retried
-    (`RetryHeartbeatStaleTrialCallback`) or handed back (`RETURNED`) says nothing of its configuration, and
-    its retry is of the same one.
 
     With several objectives, each proposal improves a randomly weighted combination of them, so that over many
     the Pareto front is covered (ParEGO, Knowles 2006).
@@ -63,7 +52,6 @@ class PoolSampler(BaseSampler):
         self._pool = pool
         self._search = PoolSearch(pool, seed, prior, settings)
         self._learnt: set[int] = set()
-        self._retried: set[int] = set()
         self._expected_improvement: float | None = None
         self._distributions: dict[str, BaseDistribution] = {
             parameter.name: CategoricalDistribution(parameter.values) for parameter in pool.parameters
@@ -104,38 +92,21 @@ class PoolSampler(BaseSampler):
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
         """The next configuration, or the one that was enqueued."""
-        self.learn(study)
+        self._learn(study)
         fixed = trial.system_attrs.get("fixed_params")
-        row = self._pool.find(fixed) if fixed else self._known_row(trial)
+        row = self._pool.find(fixed) if fixed else None
         self._expected_improvement = None
         if row is None:
-            row = self._free_row(study, trial)
-        else:
-            study._storage.set_trial_system_attr(trial._trial_id, ROW, row)
-        return self._pool.configuration(row)
-
-    def _free_row(self, study: Study, trial: FrozenTrial) -> int:
-        """A row that no other process has, marked as this trial's.
-
-        Two processes that know the same choose the same, and neither sees the other's choice before it is
-        marked: so each looks once more afterwards, and the later trial chooses again.
-        """
-        for _ in range(MOST_CLASHES):
             row = self._search.ask()
             self._expected_improvement = self._search.expected_improvement
-            if row is None:
-                break
-            study._storage.set_trial_system_attr(trial._trial_id, ROW, row)
-            others = [one for one in study.get_trials(deepcopy=False) if one.number < trial.number]
-            if all(self._known_row(one) != row for one in others if one.number not in self._learnt):
-                return row
-        row = self._search.best if row is None else row
+        if row is None:
+            row = self._search.best
         if row is None:
             raise UsageError(
                 "every configuration of the pool was tried and failed; nothing is left to propose"
             )
         study._storage.set_trial_system_attr(trial._trial_id, ROW, row)
-        return row
+        return self._pool.configuration(row)
 
     def sample_independent(
         self,
@@ -155,55 +126,24 @@ class PoolSampler(BaseSampler):
             f"other values than the pool's ({known}); take the configuration from PoolSampler.suggest"
         )
 
-    def learn(self, study: Study, trials: Sequence[FrozenTrial] | None = None) -> int:
-        """Take in what has changed in the study since the last time; returns how many rows are free.
-
-        Args:
-            study: with this sampler.
-            trials: all of the study's, if they are at hand.
-        """
+    def _learn(self, study: Study) -> None:
+        """Take in what has changed in the study since the last proposal."""
         signs = [-1.0 if d is StudyDirection.MAXIMIZE else 1.0 for d in study.directions]
-        if trials is None:
-            trials = study.get_trials(deepcopy=False)
-        self._retried.update(number for trial in trials for number in _retries(trial))
-        for trial in trials:
+        for trial in study.get_trials(deepcopy=False):
             if trial.number in self._learnt:
                 continue
-            row = self._known_row(trial)
+            row = self._pool.find(trial.params)
+            if row is None and "fixed_params" not in trial.system_attrs:
+                row = trial.system_attrs.get(ROW)  # it ended, or still is, before it named all its parameters
             if trial.state.is_finished():
                 self._learnt.add(trial.number)
-            if row is None:
-                continue
-            if not trial.state.is_finished():
+                if row is not None:
+                    self._search.tell(row, _outcome(trial, signs))
+            elif row is not None:
                 self._search.reserve(row)
-            elif self.says_nothing(trial):
-                self._search.withdraw(row)
-            else:
-                self._search.tell(row, outcome(trial, signs))
-        return self._search.free
-
-    def says_nothing(self, trial: FrozenTrial) -> bool:
-        """Whether a finished trial, of those learnt so far, came to nothing through no fault of its own."""
-        return trial.number in self._retried or RETURNED in trial.user_attrs
-
-    def _known_row(self, trial: FrozenTrial) -> int | None:
-        """The row that a trial is of; None while it has none, or parameters outside the pool."""
-        row = self._pool.find(trial.params)
-        fixed = trial.system_attrs.get("fixed_params")
-        if row is None and fixed:
-            return self._pool.find(fixed) if trial.state is TrialState.WAITING else None
-        if row is None:
-            row = trial.system_attrs.get(ROW)  # it ended, or still is, before it named all its parameters
-        return row if isinstance(row, int) and 0 <= row < len(self._pool) else None
 
 
-def _retries(trial: FrozenTrial) -> list[int]:
-    """Numbers of the trials that this one retries (`RetryHeartbeatStaleTrialCallback.retry_history`)."""
-    numbers = trial.system_attrs.get("retry_history")
-    return [number for number in numbers if isinstance(number, int)] if isinstance(numbers, list) else []
-
-
-def outcome(trial: FrozenTrial, signs: Sequence[float] = (1.0,)) -> list[float] | None:
+def _outcome(trial: FrozenTrial, signs: list[float]) -> list[float] | None:
     """A finished trial's values, to be minimised; None where it has none or they do not count."""
     if any(value > 0 for value in trial.constraints.values()):
         return None
