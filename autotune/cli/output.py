@@ -155,9 +155,23 @@ def error(relative: float | None) -> str:
 
 def problem(of: Problem) -> str:
     """A problem without what is declared as default: `linear m=16 n=7168 k=2048`."""
+    model = _model(of)
+    if model is not None:
+        return model
     defaults = _defaults(of.workload)
     told = (f"{name}={value}" for name, value in of.dimensions.items() if value != defaults.get(name))
     return " ".join([of.workload, *told])
+
+
+def _model(of: Problem) -> str | None:
+    """A decode step by the name of the model whose sizes it has; None for any other problem."""
+    from autotune.space.decode_step import SCALED, WORKLOAD, model_of
+
+    name = model_of(of.dimensions) if of.workload == WORKLOAD else None
+    if name is None:
+        return None
+    scaled = (f"{key}={of.dimensions[key]}" for key in SCALED if of.dimensions.get(key) and key != "top_k")
+    return " ".join([WORKLOAD, name, *scaled, *(["vocab=0"] if not of.dimensions["vocab"] else [])])
 
 
 @cache
