@@ -40,6 +40,8 @@ _PROVENANCE = (
     "study",
     "trial",
     "decided_at",
+    "keeps_bound",
+    "looser",
 )
 
 
@@ -73,6 +75,10 @@ class BestConfig(Mapping[str, object]):
         study: number of the study that found it.
         trial: number of the trial within the study; None for the baseline.
         decided_at: when it was decided, in seconds since the epoch.
+        keeps_bound: whether its error is within what was accepted; False where nothing published is so
+            accurate, and this is the most accurate known. None where no error is known.
+        looser: what accepting more error would buy: (error, how many times as fast as this) of the published
+            choices that are faster, each with the qualifiers asked for; empty if there are none.
     """
 
     __slots__ = ("_configuration", *_PROVENANCE)
@@ -98,6 +104,8 @@ class BestConfig(Mapping[str, object]):
     study: int | None
     trial: int | None
     decided_at: float | None
+    keeps_bound: bool | None
+    looser: tuple[tuple[float, float], ...]
     _configuration: dict[str, Any]
 
     def __init__(self, configuration: Mapping[str, Any], **provenance: Any) -> None:
@@ -143,6 +151,10 @@ class BestConfig(Mapping[str, object]):
             lines.append(f"  latency        {self._latency()}")
         if self.error is not None:
             lines.append(f"  error          {self.error:.3g}")
+        if self.keeps_bound is False:
+            lines.append("  bound          not kept: nothing published is so accurate; this is the nearest")
+        for error, gain in self.looser or ():
+            lines.append(f"  more error     max_error={_upwards(error)} would be {gain:.2f}x as fast as this")
         if self.memory_bytes is not None:
             lines.append(f"  memory         {self.memory_bytes / 2**20:.1f} MiB")
         if self.decided_at is not None:
@@ -188,6 +200,13 @@ class BestConfig(Mapping[str, object]):
 
 def _restore(configuration: dict[str, Any], provenance: dict[str, Any]) -> BestConfig:
     return BestConfig(configuration, **provenance)
+
+
+def _upwards(error: float) -> str:
+    """Three digits, not less than the error: as a bound it must admit it."""
+    return next(
+        text for text in (f"{error * slack:.3g}" for slack in (1.0, 1.004, 1.01)) if float(text) >= error
+    )
 
 
 def _duration(ns: float | None) -> str:
