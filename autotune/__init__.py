@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from autotune.lookup.warning import AutotuneWarning
     from autotune.space.declaration import Implementation, SpaceDeclaration
     from autotune.space.declared import declare
+    from autotune.space.decode_step import decode_step
     from autotune.space.problem import Dimension, Problem
     from autotune.space.searchspace import SearchSpace
     from autotune.workloads.base import Workload
@@ -42,6 +43,7 @@ __all__ = [
     "Workload",
     "build",
     "declare",
+    "decode_step",
     "get_best_config",
     "listen",
     "refresh",
@@ -64,6 +66,7 @@ _HOMES = {
     "Workload": "workloads.base",
     "build": "workloads.registry",
     "declare": "space.declared",
+    "decode_step": "space.decode_step",
     "get_best_config": "client",
     "listen": "lookup.listening",
     "refresh": "client",

@@ -165,8 +165,8 @@ def _answer(question: Question, device: str | None, generation: int | str | None
     except Exception as error:  # no state of the disk, nor a probe that fails, may stop the caller
         place = published.path if published else "this machine"
         warn_once(place, f"{place}: cannot be read: {error}; answering with declared baselines")
-    if found is None or published is None:
-        best = _default(question, target, published)
+    if found is None or published is None or found.configuration is None:
+        best = _default(question, target, published, found)
     else:
         best = _found(question, found, published)
     if best.match != "exact":
@@ -179,7 +179,7 @@ def _answer(question: Question, device: str | None, generation: int | str | None
 def _found(question: Question, found: Found, published: Published) -> BestConfig:
     row = found.row
     return BestConfig(
-        found.configuration,
+        found.configuration or {},
         match=found.match,
         workload=question.problem.workload,
         problem=question.problem,
@@ -202,10 +202,15 @@ def _found(question: Question, found: Found, published: Published) -> BestConfig
         trial=row["trial"],
         decided_at=row["decided_at"],
         origin=row["origin"],
+        keeps_bound=found.keeps_bound,
+        looser=found.looser,
     )
 
 
-def _default(question: Question, target: Target | None, published: Published | None) -> BestConfig:
+def _default(
+    question: Question, target: Target | None, published: Published | None, found: Found | None
+) -> BestConfig:
+    """The declared baseline: nothing is known, or nothing that is known is as accurate as it."""
     from autotune.lookup.baseline import baseline
 
     return BestConfig(
@@ -219,6 +224,8 @@ def _default(question: Question, target: Target | None, published: Published | N
         generation=published.generation if published else None,
         source=published.path if published else None,
         is_baseline=True,
+        keeps_bound=found.keeps_bound if found else None,
+        looser=found.looser if found else (),
     )
 
 

@@ -36,7 +36,7 @@ def best(
     from autotune.cli import output
 
     options.import_modules(module)
-    dimensions: dict[str, Any] = dict(options.dimensions(problem))
+    dimensions: dict[str, Any] = options.spelt_out(workload, dict(options.dimensions(problem)))
     found = get_best_config(
         workload,
         objective=options.objective(objective, latency_limit),

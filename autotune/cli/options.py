@@ -113,7 +113,28 @@ def problem(workload: str, words: list[str] | None) -> Problem:
 
     if workload in INCLUDED:
         return Problem.of(workload, declared(workload).dimensions or {}, dimensions(words))
-    return declaration(workload).problem(dimensions(words))
+    return declaration(workload).problem(spelt_out(workload, dimensions(words)))
+
+
+def spelt_out(workload: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Dimensions of a workload, a model's name among them replaced by its numbers.
+
+    Raises:
+        UsageError: the workload takes no model.
+        ModelError: there is no such model.
+    """
+    if "model" not in given:
+        return given
+    from autotune.space.decode_step import WORKLOAD, named_dimensions
+    from autotune.workloads.registry import declaration
+
+    if "model" in declaration(workload).dimensions:
+        return given
+    if workload != WORKLOAD:
+        raise UsageError(
+            f"{workload} takes no model; 'autotune plan --model {given['model']}' lists what it has of it"
+        )
+    return named_dimensions(given)
 
 
 def objective(name: str, latency_limit: str | None) -> str:

@@ -160,9 +160,23 @@ def problem(of: Problem) -> str:
 
 def problem_text(workload: str, dimensions: Mapping[str, int | str]) -> str:
     """See `problem`."""
+    model = _model(workload, dimensions)
+    if model is not None:
+        return model
     defaults = _defaults(workload)
     told = (f"{name}={value}" for name, value in dimensions.items() if value != defaults.get(name))
     return " ".join([workload, *told])
+
+
+def _model(workload: str, dimensions: Mapping[str, int | str]) -> str | None:
+    """A decode step by the name of the model whose sizes it has; None for any other problem."""
+    from autotune.space.decode_step import SCALED, WORKLOAD, model_of
+
+    name = model_of(dimensions) if workload == WORKLOAD else None
+    if name is None:
+        return None
+    scaled = (f"{key}={dimensions[key]}" for key in SCALED if dimensions.get(key) and key != "top_k")
+    return " ".join([WORKLOAD, name, *scaled, *(["vocab=0"] if not dimensions["vocab"] else [])])
 
 
 @cache

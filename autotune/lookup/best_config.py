@@ -42,6 +42,8 @@ _PROVENANCE = (
     "trial",
     "decided_at",
     "origin",
+    "keeps_bound",
+    "looser",
 )
 
 
@@ -78,6 +80,10 @@ class BestConfig(Mapping[str, object]):
         decided_at: when it was decided, in seconds since the epoch.
         origin: digest of the fleet's entry that it was taken from, unverified on this node; None if it was
             decided here.
+        keeps_bound: whether its error is within what was accepted; False where nothing published is so
+            accurate, and this is the most accurate known. None where no error is known.
+        looser: what accepting more error would buy: (error, how many times as fast as this) of the published
+            choices that are faster, each with the qualifiers asked for; empty if there are none.
     """
 
     __slots__ = ("_configuration", *_PROVENANCE)
@@ -104,6 +110,8 @@ class BestConfig(Mapping[str, object]):
     trial: int | None
     decided_at: float | None
     origin: str | None
+    keeps_bound: bool | None
+    looser: tuple[tuple[float, float], ...]
     _configuration: dict[str, Any]
 
     def __init__(self, configuration: Mapping[str, Any], **provenance: Any) -> None:
@@ -149,6 +157,10 @@ class BestConfig(Mapping[str, object]):
             lines.append(f"  latency        {self._latency()}")
         if self.error is not None:
             lines.append(f"  error          {self.error:.3g}")
+        if self.keeps_bound is False:
+            lines.append("  bound          not kept: nothing published is so accurate; this is the nearest")
+        for error, gain in self.looser or ():
+            lines.append(f"  more error     max_error={_upwards(error)} would be {gain:.2f}x as fast as this")
         if self.memory_bytes is not None:
             lines.append(f"  memory         {self.memory_bytes / 2**20:.1f} MiB")
         if self.decided_at is not None:
@@ -196,6 +208,13 @@ class BestConfig(Mapping[str, object]):
 
 def _restore(configuration: dict[str, Any], provenance: dict[str, Any]) -> BestConfig:
     return BestConfig(configuration, **provenance)
+
+
+def _upwards(error: float) -> str:
+    """Three digits, not less than the error: as a bound it must admit it."""
+    return next(
+        text for text in (f"{error * slack:.3g}" for slack in (1.0, 1.004, 1.01)) if float(text) >= error
+    )
 
 
 def _duration(ns: float | None) -> str:

@@ -8,6 +8,11 @@
 
 Under a limit on the latency, what was proven for a tighter one counts too; of equal matches the loosest limit
 has the fastest configuration.
+
+Which group of choices answers does not depend on the bound of the error; within it the fastest choice that
+keeps the bound does. So a tighter bound never gives a choice with more error, nor a looser one a slower
+choice. Where none keeps the bound, the answer is what is known to be most accurate: the baseline, or else a
+choice.
 """
 
 from __future__ import annotations
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
     from autotune.lookup.question import Question
     from autotune.lookup.target import Target
 
+    Answer = tuple[sqlite3.Row, dict[str, Any] | None, bool, tuple[tuple[float, float], ...]]
+
 INFINITY = float("inf")
 KINDS = ("exact", "fleet", "drifted", "nearest", "similar")
 
@@ -38,10 +45,12 @@ class Found:
         tuned_for: the problem it was tuned for.
         objective: the objective that it was decided for, with its own limit.
         row: its row of the table `choice`.
-        configuration: decoded.
+        configuration: decoded; None where the baseline is to be answered.
+        keeps_bound: whether its error is within what the caller accepts.
+        looser: error, and how much faster than this, of choices that are faster and less accurate.
     """
 
-    __slots__ = ("configuration", "match", "objective", "row", "tuned_for")
+    __slots__ = ("configuration", "keeps_bound", "looser", "match", "objective", "row", "tuned_for")
 
     def __init__(
         self,
@@ -49,13 +58,17 @@ class Found:
         tuned_for: Problem,
         objective: str,
         row: sqlite3.Row,
-        configuration: dict[str, Any],
+        configuration: dict[str, Any] | None,
+        keeps_bound: bool,
+        looser: tuple[tuple[float, float], ...],
     ) -> None:
         self.match = match
         self.objective = objective
         self.tuned_for = tuned_for
         self.row = row
         self.configuration = configuration
+        self.keeps_bound = keeps_bound
+        self.looser = looser
 
 
 def find(published: Published, question: Question, target: Target) -> Found | None:
@@ -69,7 +82,7 @@ def find(published: Published, question: Question, target: Target) -> Found | No
     return min(
         (found for found in answers if found),
         # A baseline that stayed is worth less than what was proven for a tighter limit.
-        key=lambda found: (KINDS.index(found.match), found.row["is_baseline"]),
+        key=lambda found: (not found.keeps_bound, KINDS.index(found.match), found.row["is_baseline"]),
         default=None,
     )
 
@@ -94,15 +107,79 @@ def _find(
     for match, tuned_for, choices in _matches(published, question, objective, target, device):
         if objective != question.objective and any(row["is_baseline"] for row in choices):
             continue  # that nothing met a tighter limit says nothing of this one
-        for row in _by_preference(question, choices):
-            configuration = published.configuration(row)
-            if configuration is None:
-                warn_once(
-                    f"row of {published.path}", f"{published.path}: passed over a damaged configuration"
-                )
-            elif _allowed(configuration, question, match, target):
-                return Found(match, tuned_for, objective, row, configuration)
+        answer = _Group(published, question, match, target).answer(choices)
+        if answer is not None:
+            return Found(match, tuned_for, objective, *answer)
     return None
+
+
+class _Group:
+    """Choices that one study published together, as a question's answer.
+
+    Args:
+        published: that they are from.
+        question: what is asked.
+        match: how close the group is.
+        target: where the answer will run.
+    """
+
+    def __init__(self, published: Published, question: Question, match: str, target: Target) -> None:
+        self._published = published
+        self._question = question
+        self._match = match
+        self._target = target
+
+    def answer(self, choices: Rows) -> Answer | None:
+        """The best choice, decoded, whether it keeps the bound, and what a looser one buys.
+
+        None if the group has none that the question allows, whatever its error.
+        """
+        asks = self._question
+        plain = asks.max_error is None and not asks.qualifiers
+        for row in _by_preference(asks, choices):
+            configuration = self._allowed(row)
+            if configuration is not None:
+                return row, configuration, True, self._looser(choices, row["error"], row["speedup"])
+        rest = sorted(choices, key=lambda row: (_or(row["error"], INFINITY), row["rank"]))
+        if plain or not any(self._allowed(row) for row in rest):
+            return None
+        # The bound cannot be kept with these qualifiers: what has the least error is nearest to it.
+        baseline_error, most_accurate = _or(rest[0]["baseline_error"], INFINITY), rest[0]
+        for row in rest:
+            configuration = self._allowed(row)
+            if configuration is not None and _or(row["error"], INFINITY) < baseline_error:
+                looser = self._looser(choices, row["error"], row["speedup"])
+                return row, configuration, False, looser
+        keeps = asks.max_error is None or baseline_error <= asks.max_error
+        return most_accurate, None, keeps, self._looser(choices, baseline_error, 1.0)
+
+    def _looser(
+        self, choices: Rows, error: float | None, speedup: float | None
+    ) -> tuple[tuple[float, float], ...]:
+        """The steps of the front above an error: each is faster than all with less."""
+        found: list[tuple[float, float]] = []
+        known, fastest = _or(error, INFINITY), _or(speedup, 0.0)
+        if not fastest:
+            return ()
+        for row in sorted(choices, key=lambda row: (_or(row["error"], INFINITY), -_or(row["speedup"], 0.0))):
+            its, gain = _or(row["error"], INFINITY), _or(row["speedup"], 0.0) / fastest
+            if known < its < INFINITY and gain > (found[-1][1] if found else 1.0) and self._allowed(row):
+                found.append((its, gain))
+        return tuple(found)
+
+    def _allowed(self, row: sqlite3.Row) -> dict[str, Any] | None:
+        """The configuration of a choice, unless it is damaged, lacks the qualifiers or needs more cores."""
+        configuration = self._published.configuration(row)
+        if configuration is None:
+            path = self._published.path
+            warn_once(f"row of {path}", f"{path}: passed over a damaged configuration")
+            return None
+        fixed = self._question.qualifiers.items()
+        if any(configuration.get(name, ...) != value for name, value in fixed):
+            return None
+        threads = configuration.get("threads")
+        runs = self._match != "similar" or not isinstance(threads, int) or threads <= self._target.cores
+        return configuration if runs else None
 
 
 def _matches(
@@ -189,10 +266,3 @@ def _by_preference(question: Question, choices: Rows) -> list[sqlite3.Row]:
 
 def _or(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
-
-
-def _allowed(configuration: Mapping[str, Any], question: Question, match: str, target: Target) -> bool:
-    if any(configuration.get(name, ...) != value for name, value in question.qualifiers.items()):
-        return False
-    threads = configuration.get("threads")
-    return match != "similar" or not isinstance(threads, int) or threads <= target.cores

@@ -50,10 +50,18 @@ class MemoryHeld:
     Args:
         weights: the tensors that the build is given.
         allocated: tells the bytes that are allocated now, where the tensors are.
+        collects: whether garbage that refers to itself is collected first, which takes a tenth of a second.
     """
 
-    def __init__(self, weights: Iterable[torch.Tensor], allocated: Callable[[], int] | None = None) -> None:
-        gc.collect()
+    def __init__(
+        self,
+        weights: Iterable[torch.Tensor],
+        allocated: Callable[[], int] | None = None,
+        *,
+        collects: bool = True,
+    ) -> None:
+        self._collects = collects
+        self._collect()
         self._now = allocated or allocated_bytes
         self._storages = {storage.data_ptr(): storage for storage in (w.untyped_storage() for w in weights)}
         self._uses = {pointer: _uses(storage) for pointer, storage in self._storages.items()}
@@ -61,7 +69,7 @@ class MemoryHeld:
 
     def bytes_since(self) -> int:
         """Bytes held now by what was built since this object was made."""
-        gc.collect()
+        self._collect()
         fresh = max(0, self._now() - self._allocated)
         kept = sum(
             storage.nbytes()
@@ -69,6 +77,10 @@ class MemoryHeld:
             if _uses(storage) is None or _uses(storage) != self._uses[pointer]
         )
         return fresh + kept
+
+    def _collect(self) -> None:
+        if self._collects:
+            gc.collect()
 
 
 def allocated_bytes() -> int:

@@ -11,6 +11,7 @@ from autotune.fingerprint import ceilings as known_ceilings
 from autotune.fingerprint.stack import stack_digest
 from autotune.measure.comparison import Rules
 from autotune.measure.energy import meter_for
+from autotune.search.composition import starting_configurations
 from autotune.search.imported import FromImports
 from autotune.search.objective import objective_named
 from autotune.search.preparation import Preparations
@@ -174,6 +175,7 @@ class Tuner:
         # What others found for their own kernels of this shape, and what won on a machine like this one, is
         # tried whatever else is known: that proves or refutes it.
         found = [
+            starting_configurations(self.history, space, self.device.digest, self.stack),
             self.imports.candidates(space, MOST_HINTS),
             fleet_candidates(self.history, problem, goal.objective, device.digest, self.stack),
             candidates(self.history, problem, goal.objective, device.kind, device.family, device.digest),
@@ -186,7 +188,7 @@ class Tuner:
             self.history,
             budget,
             target=device.facts if device.facts.get("compute_capability") else None,
-            hints=[hint for each in found for hint in each[:MOST_HINTS]],
+            hints=[*found[0], *(hint for each in found[1:] for hint in each[:MOST_HINTS])],
             prior=prior,
             rules=self.rules,
             limit_ns=self.limit_ns,

@@ -25,7 +25,12 @@ from autotune.workloads.float8 import FLOAT8, blocks_of, dequantise_blocks, quan
 from autotune.workloads.huge_pages import empty_in_huge_pages
 from autotune.workloads.inductor import compile_with_inductor
 from autotune.workloads.int4 import GROUP, PER_INT32, int4_steps, pack_int4_g32, unpack_int4_g32
-from autotune.workloads.linear_native import build_native, build_native_int4, native_kernel
+from autotune.workloads.linear_native import (
+    build_native,
+    build_native_int4,
+    build_native_rounded,
+    native_kernel,
+)
 from autotune.workloads.linear_quantized import (
     build_int4_weight_only,
     build_int8_dynamic,
@@ -81,8 +86,9 @@ class Linear(Workload):
         return torch.cat([x @ _exact(*block).T for block in zip(*parts, strict=True)], dim=1)
 
     def native_kernels(self, problem: Problem, configuration: Mapping[str, Any]) -> tuple[NativeKernel, ...]:
-        """The kernel of `native` or `native_int4`."""
-        weight_bits = {"native": 0, "native_int4": 4}.get(configuration["implementation"])
+        """The kernel of `native`, `native_int4` or `native_rounded`."""
+        bits = {"native": 0, "native_int4": 4, "native_rounded": configuration.get("bits")}
+        weight_bits = bits.get(configuration["implementation"])
         return () if weight_bits is None else (native_kernel(problem, configuration, weight_bits),)
 
     def build(self, problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
@@ -279,6 +285,10 @@ def _native_int4(problem: Problem, configuration: Mapping[str, Any], weights: Te
     return build_native_int4(problem, configuration, *_int4(problem, weights))
 
 
+def _native_rounded(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
+    return build_native_rounded(problem, configuration, weights["weight"])
+
+
 def _int4_weight_only(problem: Problem, configuration: Mapping[str, Any], weights: Tensors) -> Kernel:
     if problem["weight_format"] == INT4:
         values, scale = int4_steps(weights["weight_packed"]), weights["weight_scale"]
@@ -308,6 +318,7 @@ _BUILDERS: dict[str, Callable[[Problem, Mapping[str, Any], Tensors], Kernel]] = 
     "torch_scaled_mm": _torch_scaled_mm,
     "native": _native,
     "native_int4": _native_int4,
+    "native_rounded": _native_rounded,
     "int8_dynamic": _int8_dynamic,
     "int8_weight_only": _int8_weight_only,
     "int4_weight_only": _int4_weight_only,

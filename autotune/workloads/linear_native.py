@@ -15,7 +15,7 @@ import torch
 from autotune.workloads import native
 from autotune.workloads.huge_pages import empty_in_huge_pages
 from autotune.workloads.int4 import GROUP, int4_steps
-from autotune.workloads.native import STORAGE_TYPES, NativeKernel, accepted, load_kernel
+from autotune.workloads.native import STORAGE_TYPES, NativeKernel, accepted, load_kernel, storage_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,16 +27,47 @@ OFFSET = 8
 """Added to signed 4-bit values, which are stored unsigned."""
 
 
-def build_native(problem: Problem, configuration: Mapping[str, Any], weight: torch.Tensor) -> Kernel:
+def build_native(
+    problem: Problem,
+    configuration: Mapping[str, Any],
+    weight: torch.Tensor,
+    values: torch.dtype | None = None,
+) -> Kernel:
     """The kernel over weights of the problem's own type.
 
     Args:
         problem: of `linear`.
         configuration: `tile_m` and `tile_n` in elements of the output, `threads`.
         weight: (n, k).
+        values: type of x and y; the problem's own by default.
     """
     packed = pack_dense(weight, configuration["tile_n"])
-    return _kernel(problem, configuration, packed, weight_bits=0)
+    return _kernel(problem, configuration, packed, weight_bits=0, values=values)
+
+
+def build_native_rounded(
+    problem: Problem,
+    configuration: Mapping[str, Any],
+    weight: torch.Tensor,
+    values: torch.dtype | None = None,
+) -> Kernel:
+    """The kernel over weights rounded to `bits` bits in groups of 32, each with a scale in float16.
+
+    Args:
+        problem: of `linear`; k is a multiple of 32.
+        configuration: `bits` (8, 9, 10 or 12), `tile_m` and `tile_n` in elements of the output, `threads`.
+        weight: (n, k).
+        values: type of x and y; the problem's own by default.
+    """
+    bits, (n, k) = configuration["bits"], weight.shape
+    library = load_kernel(native_kernel(problem, configuration, bits, values))
+    library.linear_packed.argtypes = (ctypes.c_int64,) * 2
+    library.linear_packed.restype = ctypes.c_int64
+    library.linear_pack.argtypes = (ctypes.c_void_p,) * 2 + (ctypes.c_int64,) * 3
+    library.linear_pack.restype = None
+    packed, weight = empty_in_huge_pages((library.linear_packed(n, k),), torch.uint8), weight.contiguous()
+    library.linear_pack(weight.data_ptr(), packed.data_ptr(), n, k, configuration["threads"])
+    return _kernel(problem, configuration, packed, weight_bits=bits, values=values)
 
 
 def build_native_int4(
@@ -111,8 +142,20 @@ def _in_pairs(packed: torch.Tensor) -> torch.Tensor:
     return low | (high << 16)
 
 
-def native_kernel(problem: Problem, configuration: Mapping[str, Any], weight_bits: int) -> NativeKernel:
-    """What is compiled for a configuration; `weight_bits` is 4, or 0 for the problem's own type."""
+def native_kernel(
+    problem: Problem,
+    configuration: Mapping[str, Any],
+    weight_bits: int,
+    values: torch.dtype | None = None,
+) -> NativeKernel:
+    """What is compiled for a configuration.
+
+    Args:
+        problem: of `linear`.
+        configuration: tiles and prefetching.
+        weight_bits: 4, 8, 9, 10 or 12, or 0 for the problem's own type.
+        values: type of x and y; the problem's own by default.
+    """
     definitions: dict[str, int | str] = {
         "STORED": STORAGE_TYPES[problem["dtype"]],
         "WEIGHT_BITS": weight_bits,
@@ -121,14 +164,20 @@ def native_kernel(problem: Problem, configuration: Mapping[str, Any], weight_bit
         "REST": problem["m"] % configuration["tile_m"],
         "PREFETCH": configuration.get("prefetch", 0),
     }
+    if values is not None:
+        definitions["VALUES"] = storage_type(values)
     return NativeKernel.of("linear.cpp", definitions)
 
 
 def _kernel(
-    problem: Problem, configuration: Mapping[str, Any], packed: torch.Tensor, weight_bits: int
+    problem: Problem,
+    configuration: Mapping[str, Any],
+    packed: torch.Tensor,
+    weight_bits: int,
+    values: torch.dtype | None = None,
 ) -> Kernel:
-    m, n, k, dtype = problem["m"], problem["n"], problem["k"], getattr(torch, problem["dtype"])
-    library = load_kernel(native_kernel(problem, configuration, weight_bits))
+    m, n, k, dtype = problem["m"], problem["n"], problem["k"], values or getattr(torch, problem["dtype"])
+    library = load_kernel(native_kernel(problem, configuration, weight_bits, values))
     library.linear_workspace.argtypes = (ctypes.c_int64,) * 2
     library.linear_workspace.restype = ctypes.c_int64
     library.linear.argtypes = (ctypes.c_void_p,) * 4 + (ctypes.c_int64,) * 4

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SHIPPED = {
     "attention": "Attention",
+    "decode_step": "DecodeStep",
     "fused_moe": "FusedMoe",
     "linear": "Linear",
     "mla_decode": "MlaDecode",

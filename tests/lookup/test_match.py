@@ -135,8 +135,6 @@ def test_the_fastest_choice_within_what_the_caller_accepts(node, options, implem
 @pytest.mark.parametrize(
     "options",
     [
-        {"max_error": 0},
-        {"max_error": 1e-7},
         {"qualifiers": {"compute_dtype": "int8"}},  # a caller who accepts its error says so
         {"qualifiers": {"compute_dtype": "int8"}, "max_error": 1e-3},
         {"qualifiers": {"implementation": "absent"}},
@@ -147,27 +145,102 @@ def test_when_no_choice_is_acceptable_the_baseline_is_the_answer(node, options):
     assert answer(**options) == ("default", "torch", 16)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    points=st.lists(
-        st.tuples(st.integers(1, 20), st.sampled_from([0.0, 1e-4, 1e-3, 1e-2])), min_size=1, max_size=6
-    ),
-    bounds=st.lists(st.sampled_from([0, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 1]), min_size=2, max_size=2),
+@pytest.mark.parametrize(
+    ("baseline_error", "expected"), [(0.002, ("exact", 0.001)), (0.0005, ("default", None))]
 )
-def test_tightening_never_returns_more_error_and_loosening_never_a_slower_choice(node, points, bounds):
+def test_where_nothing_keeps_the_bound_the_most_accurate_answers(node, baseline_error, expected):
+    """The choice with the least error, unless the baseline has less; it says that the bound is not kept."""
+    errors = {0: 0.001, 1: 0.01}
     node.publish(
         *(
-            node.choice(rank=rank, latency_ns=float(ns), error=error)
-            for rank, (ns, error) in enumerate(points)
+            node.choice(rank=rank, error=error, baseline_error=baseline_error)
+            for rank, error in errors.items()
+        )
+    )
+    found = autotune.get_best_config("toy", m=16, n=64, max_error=1e-4)
+    assert expected == (found.match, found.error)
+    assert found.keeps_bound is False
+    assert "bound          not kept" in found.explain()
+
+
+def test_an_answer_says_what_a_looser_bound_would_buy(node):
+    """The steps of the front above it, each with its own error; not those that other steps cover."""
+    points = {0: (1000.0, 0.001), 1: (800.0, 0.01), 2: (900.0, 0.02), 3: (500.0, 0.0504)}
+    node.publish(
+        *(node.choice(rank=rank, latency_ns=ns, error=error) for rank, (ns, error) in points.items())
+    )
+    best = autotune.get_best_config("toy", m=16, n=64)
+    assert ((0.01, 1.25), (0.0504, 2.0)) == best.looser
+    assert best.keeps_bound is True
+    assert "more error     max_error=0.0504 would be 2.00x as fast as this" in best.explain()
+    assert ((0.0504, 1.6),) == autotune.get_best_config("toy", m=16, n=64, max_error=0.01).looser
+    assert () == autotune.get_best_config("toy", m=16, n=64, max_error=1).looser
+
+
+def test_what_a_looser_bound_would_buy_keeps_the_qualifiers(node):
+    settings = {0: "bfloat16", 1: "int8", 2: "bfloat16"}
+    node.publish(
+        *(
+            node.choice(
+                rank=rank,
+                latency_ns=1000.0 / (1 + rank),
+                error=0.001 * (1 + rank),
+                configuration={"implementation": "fast", "compute_dtype": dtype},
+            )
+            for rank, dtype in settings.items()
+        )
+    )
+    best = autotune.get_best_config("toy", m=16, n=64, qualifiers={"compute_dtype": "bfloat16"})
+    assert [0.003] == [error for error, _ in best.looser]
+
+
+ERRORS = st.sampled_from([0.0, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 1])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    points=st.lists(
+        st.tuples(st.integers(1, 20), ERRORS, st.sampled_from(["bfloat16", "int8"])), min_size=1, max_size=6
+    ),
+    older=st.lists(st.tuples(st.integers(1, 20), ERRORS, st.just("bfloat16")), max_size=2),
+    baseline_error=ERRORS,
+    bounds=st.lists(ERRORS, min_size=2, max_size=2),
+    qualifiers=st.sampled_from([None, {"compute_dtype": "bfloat16"}, {"compute_dtype": "int8"}]),
+    objective=st.sampled_from(["latency", "throughput"]),
+)
+def test_tightening_never_returns_more_error_and_loosening_never_a_slower_choice(
+    node, points, older, baseline_error, bounds, qualifiers, objective
+):
+    """Whatever the front, what was decided under an older stack, the qualifiers and the objective."""
+    node.publish(
+        *(
+            node.choice(
+                rank=rank,
+                stack=stack,
+                objective=objective,
+                latency_ns=float(ns),
+                baseline_ns=20.0,
+                error=error,
+                baseline_error=baseline_error,
+                configuration={"implementation": "fast", "compute_dtype": dtype},
+            )
+            for stack, group in ((node.stack, points), (node.old_stack, older))
+            for rank, (ns, error, dtype) in enumerate(group)
         )
     )
     autotune.refresh()
-    tight, loose = (autotune.get_best_config("toy", m=16, n=64, max_error=bound) for bound in sorted(bounds))
-    if loose.match == "default":
-        assert tight.match == "default"
-    elif tight.match == "exact":
-        assert tight.error <= loose.error <= max(bounds)
-        assert loose.latency_ns <= tight.latency_ns
+    tight, loose = (
+        autotune.get_best_config(
+            "toy", m=16, n=64, max_error=bound, qualifiers=qualifiers, objective=objective, slo_ms=None
+        )
+        for bound in sorted(bounds)
+    )
+    errors = [baseline_error if one.error is None else one.error for one in (tight, loose)]
+    gains = [one.speedup or 1.0 for one in (tight, loose)]
+    assert errors[0] <= errors[1]
+    assert tight.keeps_bound is not True or errors[0] <= min(bounds)
+    # What keeps no bound is no answer to it, and may be faster than one that does.
+    assert tight.keeps_bound is not True or gains[0] <= gains[1]
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", "[1, 2]", "3", '"torch"', "{}", '{"a": ', "\udcff"])
