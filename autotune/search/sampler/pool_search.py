@@ -13,7 +13,7 @@ from autotune.search.sampler.design import distant_row
 from autotune.search.sampler.encoding import Encoding
 from autotune.search.sampler.prior import forecast
 from autotune.search.sampler.surrogate import Posterior, fit
-from autotune.search.sampler.targets import Targets, log_scale, scalarised
+from autotune.search.sampler.targets import FEW, Targets, log_scale, scalarised
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,9 +35,6 @@ MOST_FITTED = 600
 
 LEADERS = 5
 """Best rows around which a large pool is refined."""
-
-HEEDED = 8
-"""First trials that are all chosen with the earlier studies in view, where there are any."""
 
 AT_ONCE = 100
 """Trials up to which the model is renewed within one proposal; of more, piece by piece over several."""
@@ -83,7 +80,7 @@ class PoolSearch:
     the one of greatest expected improvement. Rows asked and not yet told count as pending: later rows are
     chosen as if they had come out as predicted, so that a batch spreads. Everything follows from the seed.
 
-    With earlier studies, every other row after the first `HEEDED` is chosen by a search that knows nothing of
+    With earlier studies, every other row after the first `FEW` is chosen by a search that knows nothing of
     them: what they are wrong about, they would keep the search from finding out.
 
     Args:
@@ -159,7 +156,7 @@ class PoolSearch:
         if not self._free.any():
             return None
         tried = len(self._told) + len(self._pending)
-        if self._sceptic and tried >= HEEDED and tried % 2:
+        if self._sceptic and tried >= FEW and tried % 2:
             row = self._sceptic._choose()
             self._expected_improvement = self._sceptic._expected_improvement
         else:
