@@ -148,7 +148,7 @@ def test_a_bad_value_raises_whatever_is_on_the_disk(node, m, snapshot):
     [
         {"max_error": -0.1}, {"max_error": "0.1"}, {"max_error": float("nan")}, {"max_error": True},
         {"max_error": [1]}, {"qualifiers": ["compute_dtype"]}, {"qualifiers": 3}, {"generation": -1},
-        {"generation": True}, {"generation": "1"}, {"generation": 1.0}, {"objective": None},
+        {"generation": True}, {"generation": "one"}, {"generation": 1.0}, {"objective": None},
         {"objective": []}, {"device": ""}, {"device": 0}, {"device": "cuda:"}, {"device": "C0" * 8},
     ],
 )  # fmt: skip
