@@ -1,5 +1,5 @@
 # make tune    set up, then tune Kimi K2.5's layers on this machine for a few minutes
-# make test    set up, then the tests; `make test-slow` also runs those that take minutes
+# make test    set up, then the tests, JOBS files side by side; `make test-slow` also runs those that take minutes
 # make test-web  the site in Chromium; screenshots go to build/screenshots
 # make test-fleet  the fleet against PostgreSQL, which the tests start by themselves; also those that take minutes
 # make faults  the daemon's fault campaign; FAULT_KILLS=200 for the whole of it
@@ -14,6 +14,7 @@ PYTHON ?= python3
 VENV ?= .venv
 STATE ?= $(or $(AUTOTUNE_STATE_DIR),$(CURDIR)/build/state)
 BUDGET ?= 240s
+JOBS ?= 2
 GPU_OUT ?= $(CURDIR)/build/gpu
 RECORD ?= 10m
 
@@ -45,7 +46,7 @@ tune: $(INSTALLED)
 		'import autotune; print(autotune.get_best_config("linear", m=16, n=2112, k=7168).explain())'
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not browser"
 
 test-web: $(INSTALLED)
 	$(BIN)/python -m pytest -m browser tests/web

@@ -19,6 +19,7 @@ from autotune.worker.environment import environment
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from autotune.config import WebSettings
     from autotune.daemon.loop import Loop, Timer
 
 FIRST_WAIT_SECONDS = 1.0
@@ -122,3 +123,22 @@ class Companion:
         self._failed(f"{self._name} {why}; it is started again in {self._wait:.0f} s")
         self._again = self._loop.later(self._wait, self._start)
         self._wait = min(2 * self._wait, LONGEST_WAIT_SECONDS)
+
+
+class Site(Companion):
+    """The site over the history.
+
+    Args:
+        loop: of the daemon.
+        failed: called with one line when it ended unasked.
+    """
+
+    def __init__(self, loop: Loop, failed: Callable[[str], None]) -> None:
+        super().__init__("the site", loop, failed)
+
+    def serve(self, settings: WebSettings) -> None:
+        """Serve where the settings say so, or nowhere."""
+        if settings.address:
+            self.want("autotune.web.beside", settings.address)
+        else:
+            self.close()

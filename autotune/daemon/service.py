@@ -24,7 +24,7 @@ from autotune.daemon.agenda import Agenda
 from autotune.daemon.archive import RETRY_SECONDS, Archive
 from autotune.daemon.calendar import Calendar, Windows
 from autotune.daemon.care import NightlyCare
-from autotune.daemon.companion import Companion
+from autotune.daemon.companion import Site
 from autotune.daemon.control_server import ControlServer
 from autotune.daemon.exposition import Health
 from autotune.daemon.fleet_link import FleetLink
@@ -147,7 +147,7 @@ class Service:
             self.note_error,
             self.archive.unwritten,
         )
-        self.site = Companion("the site", self.loop, self.note_error)
+        self.site = Site(self.loop, self.note_error)
         self.fleet = FleetLink(
             self.loop,
             self.archive,
@@ -172,7 +172,7 @@ class Service:
         self.loop.on_signal(signal.SIGHUP, self.reload)
         self.calendar.start()
         self.metrics.start(self.settings.metrics, self._health)
-        self._serve_site()
+        self.site.serve(self.settings.web)
         self._feed_watchdog()
         self.fleet.adopt(self.settings)
         self.loop.later(ROUND_SECONDS, self._round)
@@ -242,15 +242,9 @@ class Service:
         self.fleet.adopt(settings)
         if settings.metrics != before.metrics:
             self.metrics.start(settings.metrics, self._health)
-        self._serve_site()
+        self.site.serve(settings.web)
         self._set_calendar()
         self._step_all()
-
-    def _serve_site(self) -> None:
-        if self.settings.web.address:
-            self.site.want("autotune.web.beside", self.settings.web.address)
-        else:
-            self.site.close()
 
     def _set_calendar(self) -> None:
         """A look at what is due whenever a window opens; nightly care of the history."""
