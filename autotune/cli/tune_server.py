@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autotune.cli import options
 from autotune.errors import HistoryLockedError, TrialError, UsageError
@@ -142,7 +142,7 @@ def _print(spec: ServerSpec, winner: Winner, fresh: bool) -> None:
 
     best = winner.choices[0]
     output.console.print(winners_table([winner]))
-    load: dict[str, Any] = best.measurement.load if best.measurement else {}
+    load = best.measurement.load if best.measurement else None
     if load:
         output.console.print(load_table([load]))
         for doubt in load["doubts"]:

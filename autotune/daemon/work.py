@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from autotune.daemon.messages import Work
 from autotune.daemon.request_book import DAY, Key, key_of
 from autotune.errors import UnknownNameError
+from autotune.space.declared import INCLUDED
 from autotune.space.problem import Problem
 from autotune.space.work import estimated_work
 
@@ -78,6 +79,8 @@ class Outlook:
         self._unverified: dict[tuple[str, str, str], Standing] = {}
         gains: dict[str, list[float]] = {}
         for winner in standing:
+            if winner.workload in INCLUDED:
+                continue  # a server's winner: what its spec says is not known here
             found = self._current if winner.stack == stack else self._old
             if winner.stack == stack and winner.origin is not None:
                 found = self._unverified
@@ -97,7 +100,11 @@ class Outlook:
             planned: the problems of the configured models, the most valuable first.
             workloads: all that can be tuned; None while that is not known.
         """
-        ours = [entry for entry in requests if entry.device == self._device and not entry.waits(self._now)]
+        ours = [
+            entry
+            for entry in requests
+            if entry.device == self._device and entry.workload not in INCLUDED and not entry.waits(self._now)
+        ]
         asked = [self._requested(e) for e in ours if workloads is None or e.workload in workloads]
         models = [self._planned(problem, -place) for place, problem in enumerate(planned)]
         found = [*asked, *self._to_verify(), *filter(None, models), *self._drifted(), *self._to_recheck()]

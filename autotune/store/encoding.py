@@ -260,5 +260,5 @@ def _measurement_of(row: Row) -> Measurement | None:
         discarded=row["discarded"],
         clocks=from_json(row["clocks"]),
         joules=row["joules"],
-        load=from_json(row["load"] or "{}"),
+        load=from_json(row["load"]) if row["load"] else msgspec.UNSET,
     )

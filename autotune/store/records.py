@@ -48,7 +48,7 @@ class Measurement(msgspec.Struct, frozen=True):
         discarded: samples thrown away because the device was throttled.
         clocks: clock readings around the batch in MHz, by name.
         joules: energy of one call, from windows of calls back to back; None where it was not asked for.
-        load: what a load of a server showed, as `LoadFigures` becomes JSON; empty where calls were timed. Of
+        load: what a load of a server showed, as `LoadFigures` becomes JSON; unset where calls were timed. Of
             a server there is one sample for each of its starts.
     """
 
@@ -59,7 +59,7 @@ class Measurement(msgspec.Struct, frozen=True):
     discarded: int = 0
     clocks: dict[str, float] = {}
     joules: float | None = None
-    load: dict[str, Any] = {}
+    load: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def p50_ns(self) -> float:

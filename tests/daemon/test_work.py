@@ -104,3 +104,10 @@ def test_a_decision_that_is_verified_again_is_decided_anew() -> None:
     _, items = chosen(winners=[standing(linear(1), age_days=8)])
     assert [True] == [item.work.again for item in items]
     assert [] == chosen(winners=[standing(linear(1), age_days=8, is_baseline=True)])[0]
+
+
+def test_the_daemon_tunes_no_servers() -> None:
+    """Neither what was looked up, nor what was decided under another version of the server, or long ago."""
+    server = Problem("server", {"spec": "vllm", "digest": "abc"})
+    winners = [standing(server, OLD), standing(server, age_days=30)]
+    assert [] == chosen(requests=[request(server)], winners=winners)[0]

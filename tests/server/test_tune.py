@@ -51,6 +51,7 @@ def test_a_server_is_tuned_published_and_written_down(written, tmp_path, capsys)
 
     again = printed(capsys, "tune", "server", "--spec", path, "--objective", "latency", "--device", "cpu")
     assert again["fresh"] is False
+    assert again["winner"]["choices"][0]["measurement"] == best["measurement"], "kept whole"
 
     dimensions = told["winner"]["dimensions"]
     found = autotune.get_best_config("server", **dimensions)
