@@ -153,6 +153,8 @@ class BestConfig(Mapping[str, object]):
             lines.append(f"  memory         {self.memory_bytes / 2**20:.1f} MiB")
         if self.decided_at is not None:
             lines.append(f"  decided        {self._decision()}")
+        if self.origin is not None:
+            lines.append(f"  proven by      another node of the fleet, not here: entry {self.origin[:12]}")
         lines.append(f"  device, stack  {self.device or 'unknown'}, {self.stack or 'any'}")
         lines.append(f"  generation     {self._generation()}")
         return "\n".join(lines)

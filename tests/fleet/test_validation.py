@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from autotune.daemon.fleet_messages import Cell
 from autotune.fingerprint import device_named
 from autotune.fingerprint.stack import stack_digest
-from autotune.daemon.fleet_messages import Cell
 from autotune.fleet.validation import Validator
 from autotune.space.searchspace import SearchSpace
 from autotune.store.fleet import Entry, request_entry, sealed, winner_entry
 from autotune.workloads.registry import declaration
-from tests.fleet.nodes import Node
 from tests.store.factories import choice, measurement, winner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from autotune.store.records import Winner
+    from tests.fleet.nodes import Node
     from tests.fleet.postgres import Database
 
 NODE = "0f0e0d0c-0b0a-4908-8706-050403020100"
