@@ -28,12 +28,16 @@ def init(json: options.Json = False) -> None:
     from autotune.cli import output
     from autotune.config import load_settings
     from autotune.fleet.migrate import migrate
+    from autotune.fleet.studies import make_tables
 
-    version = migrate(load_settings().fleet)
+    settings = load_settings().fleet
+    version, studies = migrate(settings), make_tables(settings)
     if json:
-        output.print_json({"version": version})
+        output.print_json({"version": version, "studies": studies})
     else:
-        output.console.print(f"the fleet's tables have version {version}")
+        output.console.print(
+            f"the fleet's tables have version {version}, those of shared studies Optuna's {studies}"
+        )
 
 
 @app.command()

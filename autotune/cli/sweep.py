@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import autotune
-from autotune.errors import HistoryLockedError, StateDirError, UsageError
+from autotune.errors import AutotuneError, HistoryLockedError, StateDirError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autotune.fleet.sweep_task import Order, Result
     from autotune.search.tuning import Goal
     from autotune.space.problem import Problem
+    from autotune.store.history import History
 
 LEAST_SECONDS = 15.0
 """Of a problem's budget: a worker starts, and a study proves something."""
@@ -105,7 +106,8 @@ def _concluded(
     """Keep what was found, export it, and tell."""
     from autotune.cli import output
     from autotune.cli.winners import winners_table
-    from autotune.fleet.collection import merged
+    from autotune.fleet.collection import merged, record
+    from autotune.store import open_history
 
     bundle = merged(result for _, result in results)
     failures = [
@@ -117,14 +119,22 @@ def _concluded(
     told["winners"] = bundle.winners if bundle else []
     if bundle is not None:
         told["kept"] = _kept(bundle)
-        if export is not None:
-            told["files"] = _exported(results, export)
+        with tempfile.TemporaryDirectory(prefix="autotune-sweep-") as state, open_history(state) as history:
+            record(history, [result for _, result in results])
+            told["fleet"] = _told_fleet(history, [result for _, result in results])
+            if export is not None:
+                told["files"] = _exported(history, results, export)
     if json:
         output.print_json(told)
     else:
         if bundle is not None:
             output.console.print(winners_table(bundle.winners))
-        for line in [*failures, told.get("kept", ""), *map(str, told.get("files", ()))]:
+        for line in [
+            *failures,
+            told.get("kept", ""),
+            told.get("fleet", ""),
+            *map(str, told.get("files", ())),
+        ]:
             if line:
                 output.console.print(line, soft_wrap=True)
         decided = f"{len(told['winners'])} of {planned} problems decided"
@@ -155,27 +165,39 @@ def _kept(bundle: Bundle) -> str:
     return f"kept as bundle {number}: candidates here, which are tried first when their problems are tuned"
 
 
-def _exported(results: Sequence[tuple[Order, Result]], export: tuple[str, Path]) -> list[Path]:
+def _told_fleet(history: History, results: Sequence[Result]) -> str:
+    """Tell the fleet, where one is configured; what cannot be told is no reason to lose the rest."""
+    from autotune.config import load_settings
+    from autotune.fleet.collection import tell_fleet
+
+    settings = load_settings().fleet
+    if not settings.url:
+        return ""
+    try:
+        return f"{tell_fleet(history, results, settings)} entries went to the fleet"
+    except AutotuneError as error:
+        return f"the fleet was not told: {error}"
+
+
+def _exported(
+    history: History, results: Sequence[tuple[Order, Result]], export: tuple[str, Path]
+) -> list[Path]:
     """Write what the cluster proved as another system reads it, every kind of device into one folder."""
     from autotune.exports import moe
     from autotune.exports.files import write_files
     from autotune.exports.winners import current_winners
-    from autotune.fleet.collection import record
-    from autotune.store import open_history
 
     name, folder = export
     made = {"vllm-moe": moe.vllm_files, "sglang-moe": moe.sglang_files}[name]
     orders = {order.device: order.objective for order, result in results if result.bundle}
-    with tempfile.TemporaryDirectory(prefix="autotune-sweep-") as state, open_history(state) as history:
-        record(history, [result for _, result in results])
-        files: list[ExportedFile] = []
-        for device, objective in orders.items():
-            with suppress(UsageError):  # this kind of device decided nothing of this workload
-                winners = current_winners(history, moe.WORKLOAD, {}, objective=objective, device=device)
-                files.extend(made(history, winners))
-        if not files:
-            raise UsageError(f"--export {name}: no winner of {moe.WORKLOAD} was decided; nothing was written")
-        return write_files(folder, files, force=False)
+    files: list[ExportedFile] = []
+    for device, objective in orders.items():
+        with suppress(UsageError):  # this kind of device decided nothing of this workload
+            winners = current_winners(history, moe.WORKLOAD, {}, objective=objective, device=device)
+            files.extend(made(history, winners))
+    if not files:
+        raise UsageError(f"--export {name}: no winner of {moe.WORKLOAD} was decided; nothing was written")
+    return write_files(folder, files, force=False)
 
 
 class _Bar:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 # msgspec evaluates the annotations when a message is first encoded or decoded.
-from autotune.config import MeasureSettings, StudySettings, WorkerSettings
+from autotune.config import FleetSettings, MeasureSettings, StudySettings, WorkerSettings
 from autotune.fingerprint.fingerprint import Device
 from autotune.store.records import Configuration, StudyKey, Trial, Winner
 
@@ -35,6 +35,7 @@ class Begin(_Message, frozen=True):
     worker: WorkerSettings
     measure: MeasureSettings
     study: StudySettings
+    fleet: FleetSettings = FleetSettings()
 
 
 class Work(_Message, frozen=True):

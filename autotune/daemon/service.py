@@ -271,7 +271,12 @@ class Service:
     def _begin_of(self, supervisor: Supervisor) -> messages.Begin:
         settings = self.settings
         return messages.Begin(
-            supervisor.name, paths.state_dir(), settings.worker, settings.measure, settings.study
+            supervisor.name,
+            paths.state_dir(),
+            settings.worker,
+            settings.measure,
+            settings.study,
+            settings.fleet,
         )
 
     def _choose(self, supervisor: Supervisor) -> Item | None:

@@ -23,6 +23,7 @@ from autotune.errors import (
 )
 
 if TYPE_CHECKING:
+    from autotune.search.shared_study import Sharing
     from autotune.search.study import Progress
     from autotune.search.tuning import Tuner
 
@@ -67,7 +68,7 @@ def _serve(channel: Channel, begin: messages.Begin) -> None:
         RemoteHistory(read_history(begin.state_dir), channel) as history,
         configured_worker(begin.worker, device) as worker,
     ):
-        tuner = Tuner(history, worker, device, rules)
+        tuner = Tuner(history, worker, device, rules, sharing=_sharing(begin))
         channel.tell(messages.Ready(tuner.stack, tuple(workload_names())))
         while True:
             match channel.hear():
@@ -77,6 +78,15 @@ def _serve(channel: Channel, begin: messages.Begin) -> None:
                     return
                 case other:
                     raise InternalError(f"the daemon said {type(other).__name__}; expected Work or Finish")
+
+
+def _sharing(begin: messages.Begin) -> Sharing | None:
+    """How equal nodes of the fleet search together with this one; None without a fleet."""
+    if not begin.fleet.url:
+        return None
+    from autotune.fleet.studies import sharing_of
+
+    return sharing_of(begin.fleet)
 
 
 def _ended(tuner: Tuner, work: messages.Work, begin: messages.Begin, channel: Channel) -> messages.Ended:

@@ -12,6 +12,7 @@ from autotune.fingerprint.stack import stack_digest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from autotune.config import FleetSettings
     from autotune.fleet.sweep_task import Result
     from autotune.store.history import History
 
@@ -53,6 +54,38 @@ def record(history: History, results: Iterable[Result]) -> None:
                 if (winner.device, winner.problem) == (study.key.device, study.key.problem):
                     history.promote(number, winner)
             history.end_study(number, "swept")
+
+
+def tell_fleet(history: History, results: Iterable[Result], settings: FleetSettings) -> int:
+    """Tell the fleet what the tasks proved; returns how many entries went.
+
+    Args:
+        history: in which it was recorded with `record`.
+        results: of the tasks.
+        settings: of the fleet.
+
+    Raises:
+        FleetError: its database cannot be reached, or refuses.
+    """
+    from autotune.daemon.fleet_messages import Cell
+    from autotune.fleet.connection import connect, told
+    from autotune.fleet.exchange import Exchange
+    from autotune.fleet.local import HistoryStore
+    from autotune.fleet.process import node_name
+    from autotune.fleet.validation import Validator
+
+    cells = {}
+    for result in _with_devices(results):
+        assert result.device is not None, "kept by the filter"
+        device, stack = result.device, stack_digest(result.device.kind, result.stack)
+        cells[device.digest, stack] = Cell(
+            device.digest, stack, device.kind, device.name, device.family, device.facts
+        )
+    store = HistoryStore(history, list(cells.values()), serve=False)
+    name = f"{node_name(settings)[:58]}-sweep"
+    with told(settings):
+        fault = Validator(store.cells).fault
+        return Exchange(connect(settings, autocommit=True), store, name, fault).run().sent
 
 
 def _with_devices(results: Iterable[Result]) -> Iterator[Result]:
