@@ -24,6 +24,12 @@ ACCURACY_SLACK = 0.01
 CONFIDENCE = 0.99
 """Of a screened median."""
 
+LEAST_SAMPLES = 8
+"""Of fewer the extremes hold the median with less confidence: 1 - 2 ** (1 - n)."""
+
+UNBOUNDED = 1e6
+"""Where nothing is known, as in a comparison that ended too early."""
+
 SECONDS_PER_HOUR = 3600.0
 
 
@@ -216,17 +222,20 @@ _EVEN = Interval(1.0, 1.0, 1.0)
 def _screened_cost(group: Sequence[Trial], baseline_ns: float | None) -> SettingCost:
     best = min(group, key=lambda trial: _measured(trial).p50_ns)
     measured = _measured(best)
-    speedup = None
+    speedup, enough = None, len(measured.samples_ns) >= LEAST_SAMPLES
     if baseline_ns is not None:
+        ratio = baseline_ns / measured.p50_ns
         low, high = median_interval(measured.samples_ns, CONFIDENCE)
-        speedup = Interval(baseline_ns / measured.p50_ns, baseline_ns / high, baseline_ns / low)
+        speedup = Interval(ratio, baseline_ns / high, baseline_ns / low)
+        if not enough:
+            speedup = Interval(ratio, 1 / UNBOUNDED, UNBOUNDED)
     return SettingCost(
         qualifiers={},
         configuration=best.configuration,
         trials=len(group),
         p50_ns=measured.p50_ns,
-        p99_ns=measured.p99_ns,
-        variation=measured.variation,
+        p99_ns=measured.p99_ns if enough else None,
+        variation=measured.variation if enough else None,
         error=best.error,
         memory_bytes=best.memory_bytes,
         speedup=speedup,

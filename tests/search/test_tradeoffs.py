@@ -87,6 +87,16 @@ def test_a_difference_that_may_be_none_is_noise():
     assert int4.speedup.low < 5.0 < int4.speedup.high
 
 
+def test_a_screening_of_a_few_samples_bounds_nothing():
+    """One sample that looks five times as fast is no proof of anything."""
+    once = Trial(
+        0, NATIVE, Verdict.OK, "screening", measurement=Measurement((20_000,), "time_cap", "monotonic")
+    )
+    (cost,) = (cost for cost in costs(trials=[once]) if cost.configuration == NATIVE)
+    assert (5.0, None, None) == (cost.speedup.ratio, cost.p99_ns, cost.variation)
+    assert cost.within_noise
+
+
 def test_a_million_tokens_cost_the_devices_time():
     priced = costs(tokens=4, price_per_hour=3.6)
     # 100 us for four tokens: a million take 25 s, at 0.001 a second.
