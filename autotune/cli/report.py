@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli import options
+from autotune.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
+    from autotune.store import HistoryReader
     from autotune.store.listing import WinnerRow
+
+Page = Annotated[
+    str | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page with plots.")
+]
+Rates = Annotated[
+    str | None,
+    typer.Option("--rates", metavar="FILE", help="With --html: what 'autotune load --json' printed."),
+]
 
 Order = Annotated[
     str, typer.Option("--sort", help="By decided, changed, speedup, latency, limit or problem.")
@@ -30,10 +40,15 @@ def report(
     sort: Order = "decided",
     reverse: options.Reverse = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = 100,
+    page: Page = None,
+    rates: Rates = None,
     json: options.Json = False,
     csv: options.Csv = False,
 ) -> None:
-    """Show what holds now: problem, baseline, winner, speed-up, error, share of the limit."""
+    """Show what holds now: problem, baseline, winner, speed-up, error, share of the limit.
+
+    With --html it is written as one page with its plots, which needs no network to be looked at.
+    """
     from autotune.cli import output
     from autotune.store import read_history
     from autotune.store.listing import speedups, winner_rows
@@ -48,6 +63,9 @@ def report(
             "state": "current",
         }
         winners = winner_rows(reader, **filters, order=sort, descending=reverse, limit=limit)
+        if page is not None:
+            _write(page, reader, winners, workload or search or "What tuning gained", rates)
+            return
         gains = speedups(reader, **filters)
     if json:
         output.print_json([_as_row(winner) for winner in winners])
@@ -57,6 +75,39 @@ def report(
         output.console.print(_table(winners, gains))
     else:
         output.console.print("nothing is decided yet; 'autotune tune' decides")
+
+
+def _write(path: str, reader: HistoryReader, winners: list[WinnerRow], title: str, rates: str | None) -> None:
+    """Write the page.
+
+    Raises:
+        MissingExtraError: what draws it is not installed.
+        UsageError: nothing is decided, or the file cannot be written.
+    """
+    import shlex
+    import sys
+    import time
+
+    from autotune.cli import output
+
+    try:
+        from autotune.web.report import page
+        from autotune.web.report_figures import read_rates
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("autotune"):
+            raise
+        raise MissingExtraError("autotune report --html", "web", str(error.name)) from None
+    if not winners:
+        raise UsageError("--html: nothing is decided that fits; see 'autotune report' without --html")
+    points = [] if rates is None else read_rates(rates)
+    command = shlex.join(["autotune", *sys.argv[1:]])
+    made = page(reader, winners, title=title, command=command, made_at=time.time(), rates=points)
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(made)
+    except OSError as error:
+        raise UsageError(f"--html {path}: cannot be written: {error.strerror}") from None
+    output.console.print(f"{path}: {output.size(len(made.encode()))}, {len(winners)} winners")
 
 
 def _as_row(winner: WinnerRow) -> dict[str, Any]:

@@ -18,8 +18,17 @@ if TYPE_CHECKING:
 
     from autotune.store.records import Choice, Configuration, Measurement, Trial, Winner
 
+ACCURACY_SLACK = 0.01
+"""Errors within this share of each other count as equal, as in a final."""
+
 CONFIDENCE = 0.99
 """Of a screened median."""
+
+LEAST_SAMPLES = 8
+"""Of fewer the extremes hold the median with less confidence: 1 - 2 ** (1 - n)."""
+
+UNBOUNDED = 1e6
+"""Where nothing is known, as in a comparison that ended too early."""
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -38,8 +47,10 @@ class SettingCost(msgspec.Struct, frozen=True, kw_only=True):
         variation: coefficient of variation, likewise.
         error: relative error `||out - ref|| / ||ref||`.
         memory_bytes: that the built configuration holds.
+        tokens_per_second: at the median; None where it is not known how many tokens a call serves.
         cost_per_million: of a million tokens that pass this operation; None without a price or tokens.
         speedup: over the baseline; its interval is the proof's, or that of the screened median at 99 %.
+        ties_with_fastest: whether the difference to the fastest setting of all may be none.
     """
 
     qualifiers: dict[str, Any]
@@ -52,8 +63,10 @@ class SettingCost(msgspec.Struct, frozen=True, kw_only=True):
     variation: float | None = None
     error: float | None = None
     memory_bytes: int | None = None
+    tokens_per_second: float | None = None
     cost_per_million: float | None = None
     speedup: Interval | None = None
+    ties_with_fastest: bool = False
 
     @property
     def within_noise(self) -> bool:
@@ -62,19 +75,26 @@ class SettingCost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Switch(msgspec.Struct, frozen=True):
-    """What switching one qualifier does, all others being the baseline's.
+    """What switching one qualifier does, all others being those of a setting.
 
     Attributes:
         qualifier: which.
-        before: its value in the baseline; None where the baseline has no such qualifier.
+        before: its value in that setting; None where it has no such qualifier.
         after: the other value.
         cost: of the setting after.
+        gain: how many times as fast it is then; None where nothing is known of that.
     """
 
     qualifier: str
     before: Any
     after: Any
     cost: SettingCost
+    gain: Interval | None = None
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the switch may change nothing."""
+        return self.gain is not None and self.gain.low <= 1 <= self.gain.high
 
 
 def setting_costs(
@@ -124,22 +144,30 @@ def setting_costs(
         )
     rate = 0.0 if price_per_hour is None else price_per_hour / SECONDS_PER_HOUR
     priced = price_per_hour is not None and tokens is not None
+    fastest = min((cost for cost in costs if cost.speedup), key=lambda cost: cost.p50_ns, default=None)
     return [
         msgspec.structs.replace(
             cost,
             qualifiers={name: cost.configuration[name] for name in named if name in cost.configuration},
+            tokens_per_second=tokens / cost.p50_ns * 1e9 if tokens else None,
             cost_per_million=rate * cost.p50_ns / 1e9 / tokens * 1e6 if priced and tokens else None,
+            ties_with_fastest=fastest is not None and (cost is fastest or _may_equal(cost, fastest)),
         )
         for cost in sorted(costs, key=lambda cost: cost.p50_ns)
     ]
 
 
-def switches(costs: Sequence[SettingCost]) -> list[Switch]:
-    """The fastest settings that differ from the baseline in one qualifier, for each of its values.
+def switches(costs: Sequence[SettingCost], of: SettingCost | None = None) -> list[Switch]:
+    """The fastest settings that differ from one in one qualifier, for each of its values.
 
     What only the one implementation has, and not the other, does not count as a difference.
+
+    Args:
+        costs: of all settings, fastest first.
+        of: the one; the baseline by default.
     """
-    before = next((cost.qualifiers for cost in costs if cost.is_baseline), None)
+    origin = of or next((cost for cost in costs if cost.is_baseline), None)
+    before = None if origin is None else origin.qualifiers
     found: dict[tuple[str, Any], Switch] = {}
     for cost in costs if before else ():
         assert before is not None
@@ -150,26 +178,64 @@ def switches(costs: Sequence[SettingCost]) -> list[Switch]:
         ]
         if before["implementation"] != cost.qualifiers["implementation"]:
             changed = [name for name in changed if name in before and name in cost.qualifiers]
-        if len(changed) == 1 and not cost.is_baseline:
+        if len(changed) == 1 and cost is not origin:
             name, after = changed[0], cost.qualifiers.get(changed[0])
-            found.setdefault((name, after), Switch(name, before.get(name), after, cost))
+            gain = _over(cost, origin)
+            found.setdefault((name, after), Switch(name, before.get(name), after, cost, gain))
     return sorted(found.values(), key=lambda switch: (switch.qualifier != "implementation", switch.qualifier))
+
+
+def most_accurate_fastest(costs: Sequence[SettingCost]) -> SettingCost | None:
+    """The fastest proven setting that is as accurate as the baseline, if it is another than the baseline."""
+    bound = next((cost.error for cost in costs if cost.is_baseline), None)
+    for cost in costs:
+        accurate = bound is not None and cost.error is not None and cost.error <= bound * (1 + ACCURACY_SLACK)
+        if accurate and cost.proven:
+            return None if cost.is_baseline else cost
+    return None
+
+
+def _may_equal(cost: SettingCost, other: SettingCost) -> bool:
+    gain = _over(cost, other)
+    return gain is not None and gain.low <= 1 <= gain.high
+
+
+def _over(cost: SettingCost, origin: SettingCost | None) -> Interval | None:
+    """How many times as fast as another setting one is, both being known against the baseline.
+
+    The bounds are those of the worst case of both intervals: wide, but what was not compared in the same
+    rounds is not known any better.
+    """
+    if origin is None or (cost.speedup is None and not cost.is_baseline):
+        return None
+    if origin.is_baseline:
+        return cost.speedup
+    ours, theirs = cost.speedup or _EVEN, origin.speedup
+    if theirs is None:
+        return None
+    return Interval(ours.ratio / theirs.ratio, ours.low / theirs.high, ours.high / theirs.low)
+
+
+_EVEN = Interval(1.0, 1.0, 1.0)
 
 
 def _screened_cost(group: Sequence[Trial], baseline_ns: float | None) -> SettingCost:
     best = min(group, key=lambda trial: _measured(trial).p50_ns)
     measured = _measured(best)
-    speedup = None
+    speedup, enough = None, len(measured.samples_ns) >= LEAST_SAMPLES
     if baseline_ns is not None:
+        ratio = baseline_ns / measured.p50_ns
         low, high = median_interval(measured.samples_ns, CONFIDENCE)
-        speedup = Interval(baseline_ns / measured.p50_ns, baseline_ns / high, baseline_ns / low)
+        speedup = Interval(ratio, baseline_ns / high, baseline_ns / low)
+        if not enough:
+            speedup = Interval(ratio, 1 / UNBOUNDED, UNBOUNDED)
     return SettingCost(
         qualifiers={},
         configuration=best.configuration,
         trials=len(group),
         p50_ns=measured.p50_ns,
-        p99_ns=measured.p99_ns,
-        variation=measured.variation,
+        p99_ns=measured.p99_ns if enough else None,
+        variation=measured.variation if enough else None,
         error=best.error,
         memory_bytes=best.memory_bytes,
         speedup=speedup,

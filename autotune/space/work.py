@@ -47,6 +47,10 @@ def held_bytes(problem: Problem) -> float:
     Raises:
         UnknownNameError: its workload is none of the stock ones.
     """
+    if problem.workload == "decode_step":
+        from autotune.space.decode_step import operators
+
+        return sum(one.times * held_bytes(one.problem) for one in operators(problem))
     if problem.workload == "fused_moe":
         return float(problem["experts"] * _expert_bytes(problem))
     return estimated_bytes(problem)
@@ -113,6 +117,13 @@ def _fused_moe(p: Problem) -> Work:
     return Work(2 * tokens * p["top_k"] * expert, weight + 2 * tokens * p["hidden"] * size)
 
 
+def _decode_step(p: Problem) -> Work:
+    from autotune.space.decode_step import operators  # which plans it, and plans are weighed here
+
+    works = [(one.times, estimated_work(one.problem)) for one in operators(p)]
+    return Work(sum(n * work.flops for n, work in works), sum(n * work.bytes for n, work in works))
+
+
 def _expert_bytes(p: Problem) -> float:
     expert: int = 3 * p["hidden"] * p["intermediate"]
     return expert * _weight_bytes(p["weight_format"], BYTES[p["dtype"]])
@@ -135,4 +146,5 @@ _RULES: dict[str, Callable[[Problem], Work]] = {
     "silu_and_mul": _silu_and_mul,
     "fused_moe": _fused_moe,
     "rope": _rope,
+    "decode_step": _decode_step,
 }

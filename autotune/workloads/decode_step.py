@@ -94,9 +94,8 @@ class DecodeStep(Workload):
 
     def cost(self, problem: Problem) -> Cost:
         """The sum over the operators."""
-        works = [(one.times, estimated_work(one.problem)) for one in shapes.operators(problem)]
-        flops = sum(count * work.flops for count, work in works)
-        return Cost(round(flops), round(sum(count * work.bytes for count, work in works)), problem["dtype"])
+        work = estimated_work(problem)
+        return Cost(round(work.flops), round(work.bytes), problem["dtype"])
 
 
 _UNTUNED = {

@@ -323,7 +323,49 @@ def test_qualifiers_are_told_with_their_cost_and_what_a_switch_alone_does(lived:
     assert "cost/M: of a million tokens through this operation, at 2.5 per hour" in told
     assert 0 == main([*words, "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert {"problem", "device", "settings", "switches"} == found.keys()
+    assert {"problem", "device", "settings", "switches", "switches_from_winner"} == found.keys()
     assert found["settings"] == sorted(found["settings"], key=lambda setting: setting["p50_ns"])
     assert 2 == main(["qualifiers", "linear", "-p", "m=17,n=7168,k=2048"])
     assert "was never tuned here" in capsys.readouterr().err
+    assert 2 == main(["qualifiers", "kimi-k2.5", "-p", "batch=3"])
+    assert "'autotune tune decode_step -p model=kimi-k2.5,batch=3' does it" in capsys.readouterr().err
+
+
+def test_a_model_s_qualifiers_are_those_of_its_decode_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Every batch that was tuned, smallest first; another model's are left out."""
+    from autotune import decode_step
+    from autotune.space.declaration import load_declaration
+    from tests.store.factories import choice, record_host, study_key, trial, winner
+
+    monkeypatch.setenv("AUTOTUNE_STATE_DIR", str(tmp_path / "state"))
+    declared = load_declaration("decode_step")
+    with open_history() as history:
+        record_host(history)
+        for model, batch in (("llama-3.1-8b", 16), ("llama-3.1-8b", 1), ("qwen3-8b", 1)):
+            step = declared.problem(decode_step(model, layers=2, batch=batch))
+            settings = {"implementation": "native", "fusion": True, "head": "native"}
+            others = {"head": "native_int9"}, {"fusion": False}
+            study = history.begin_study(study_key(workload="decode_step", problem=step.key), step.dimensions)
+            for number, change in enumerate(others):
+                history.add_trial(study, trial(number, configuration={**settings, **change}))
+            named = {"workload": "decode_step", "problem": step.key, "dimensions": step.dimensions}
+            made = winner(choices=(choice(settings=settings),), neighbourhood=step.neighbourhood, **named)
+            history.promote(study, made)
+            history.end_study(study, "trials")
+    assert 0 == main(["qualifiers", "llama-3.1-8b", "--price", "2", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [1, 16] == [table["problem"]["batch"] for table in found]
+    (head,) = (one for one in found[0]["switches_from_winner"] if one["qualifier"] == "head")
+    assert ("native", "native_int9") == (head["before"], head["after"])
+    assert head["gain"]["low"] < head["gain"]["ratio"] < 1
+    fastest = found[1]["settings"][0]
+    assert pytest.approx(16 / 4e5 * 1e9) == fastest["tokens_per_second"]
+    assert pytest.approx(2 / 3600 * 4e-4 / 16 * 1e6) == fastest["cost_per_million"]
+    assert 0 == main(["qualifiers", "llama-3.1-8b", "-p", "batch=16"])
+    told = capsys.readouterr().out
+    assert "decode_step llama-3.1-8b batch=16" in told
+    assert "One switch alone, all else as in the fastest that is as accurate:" in told
+    assert 0 == main(["qualifiers", "llama-3.1-8b", "--csv"])
+    assert 1 + 2 * 4 == len(capsys.readouterr().out.splitlines())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autotune.search.tradeoffs import setting_costs, switches
+from autotune.search.tradeoffs import most_accurate_fastest, setting_costs, switches
 from autotune.store.records import Choice, Interval, Measurement, Proof, Trial, Verdict, Winner
 
 NAMES = ("compute_dtype", "group_size")
@@ -87,11 +87,45 @@ def test_a_difference_that_may_be_none_is_noise():
     assert int4.speedup.low < 5.0 < int4.speedup.high
 
 
+def test_a_screening_of_a_few_samples_bounds_nothing():
+    """One sample that looks five times as fast is no proof of anything."""
+    once = Trial(
+        0, NATIVE, Verdict.OK, "screening", measurement=Measurement((20_000,), "time_cap", "monotonic")
+    )
+    (cost,) = (cost for cost in costs(trials=[once]) if cost.configuration == NATIVE)
+    assert (5.0, None, None) == (cost.speedup.ratio, cost.p99_ns, cost.variation)
+    assert cost.within_noise
+
+
 def test_a_million_tokens_cost_the_devices_time():
     priced = costs(tokens=4, price_per_hour=3.6)
     # 100 us for four tokens: a million take 25 s, at 0.001 a second.
     assert pytest.approx(0.025) == next(cost for cost in priced if cost.is_baseline).cost_per_million
     assert all(cost.cost_per_million is None for cost in costs(tokens=4))
+
+
+def test_what_serves_tokens_has_a_rate():
+    assert pytest.approx(4 / 100e-6) == next(c for c in costs(tokens=4) if c.is_baseline).tokens_per_second
+
+
+def test_settings_that_may_be_as_fast_as_the_fastest_tie_with_it():
+    """The fastest itself; not one whose interval lies beyond its own."""
+    by_name = {str(cost.configuration): cost for cost in costs()}
+    assert by_name[str({"implementation": "int4", "group_size": 32})].ties_with_fastest
+    assert not by_name[str(NATIVE)].ties_with_fastest
+    alike = [*TRIALS, tried(8, {"implementation": "int4", "group_size": 128}, 20.01)]
+    tied = {str(cost.configuration) for cost in costs(trials=alike) if cost.ties_with_fastest}
+    assert 2 == len(tied)
+
+
+def test_a_switch_away_from_the_winner_is_told_against_it():
+    found = costs()
+    winner = most_accurate_fastest(found)
+    assert winner is None, "FLOAT32 has more error than the baseline"
+    proven = next(cost for cost in found if cost.configuration == FLOAT32)
+    back = {(s.qualifier, s.after): s.gain for s in switches(found, proven)}
+    assert pytest.approx(1 / 2.2) == back["compute_dtype", "bfloat16"].ratio
+    assert pytest.approx(1 / (1.1 * 2.2)) == back["compute_dtype", "bfloat16"].low
 
 
 def test_a_switch_differs_from_the_baseline_in_one_qualifier_alone():

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -217,3 +219,27 @@ def test_a_click_on_a_point_leads_to_its_trial(browser: Any, site: str) -> None:
     )
     opened.page.wait_for_url("**/study/3/trial/3")
     opened.context.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_report_is_one_file_that_needs_nothing_else(
+    browser: Any, state: Path, tmp_path: Path, theme: str
+) -> None:
+    """Its plots are drawn; nothing is asked of any network, refused by its policy, or run of a name."""
+    report, said = tmp_path / "report.html", []
+    environment = {**os.environ, "AUTOTUNE_STATE_DIR": str(state)}
+    command = [sys.executable, "-m", "autotune", "report", "--html", str(report), "--limit", "9"]
+    subprocess.run(command, env=environment, check=True, cwd=Path(__file__).parents[2])
+    page = browser.new_page(color_scheme=theme)
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(f"file://{report}")
+    page.wait_for_function("() => [...document.querySelectorAll('.plot')].every(e => e.dataset.drawn)")
+    assert [] == said
+    assert 4 <= page.locator(".plot .main-svg").count()
+    assert "What tuning gained · autotune" == page.title()
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"report-{theme}.png", full_page=True)
+    page.close()

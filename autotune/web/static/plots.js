@@ -1,5 +1,5 @@
 "use strict";
-// Draws each plot from the figure that its address tells, in the colours of the page.
+// Draws each plot from the figure that its address tells, or that the page holds, in the colours of the page.
 (() => {
   const figures = new Map();
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -49,15 +49,21 @@
       element.dataset.wired = "1";
       element.on("plotly_click", (event) => {
         const target = event.points[0].customdata;
-        if (typeof target === "string" && /^\/[^/]/.test(target)) location.assign(target);
+        const leads = element.dataset.plot && typeof target === "string" && /^\/[^/]/.test(target);
+        if (leads) location.assign(target);
       });
     }
   };
+  const figureOf = async (element) => {
+    const own = element.dataset.figure;
+    if (own) return JSON.parse(document.getElementById(own).textContent);
+    const answer = await fetch(element.dataset.plot, { credentials: "same-origin" });
+    if (!answer.ok) throw new Error(String(answer.status));
+    return answer.json();
+  };
   const load = async (element) => {
     try {
-      const answer = await fetch(element.dataset.plot, { credentials: "same-origin" });
-      if (!answer.ok) throw new Error(String(answer.status));
-      figures.set(element, await answer.json());
+      figures.set(element, await figureOf(element));
       await draw(element);
       element.dataset.drawn = "1";
     } catch (error) {
