@@ -24,28 +24,32 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 READERS = 10
-LONGEST_LIFE_SECONDS = 0.25
-"""A writer opens, promotes and publishes a few times in it."""
+MOST_PROMOTIONS = 4
+"""After which a writer is killed, at the latest; then it lives for a moment more."""
+LONGEST_MOMENT_SECONDS = 0.05
+"""A writer promotes and publishes about once in it, and opens."""
 
 Acknowledged = dict[int, list[float]]
 """When the promotions that returned were decided, by problem."""
 
 
 def live_and_die(state: Path, moments: random.Random, acknowledged: Acknowledged) -> None:
-    """Let a writer run for a random while, kill it, and note what it had acknowledged."""
+    """Let a writer promote a few times and live for a moment more, kill it, and note what it acknowledged."""
     reading, writing = os.pipe()
     arguments = (str(state), writing, moments.randrange(2**32))
     writer = multiprocessing.get_context("fork").Process(target=write, args=arguments)
     writer.start()
     os.close(writing)
-    time.sleep(moments.uniform(0.0, LONGEST_LIFE_SECONDS))
-    assert writer.pid is not None
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.join()
     with os.fdopen(reading) as lines:
-        for line in lines.read().splitlines():
-            m, decided_at = line.split()
-            acknowledged.setdefault(int(m), []).append(float(decided_at))
+        told = [lines.readline() for _ in range(moments.randint(0, MOST_PROMOTIONS))]
+        time.sleep(moments.uniform(0.0, LONGEST_MOMENT_SECONDS))
+        assert writer.pid is not None
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        told += lines.readlines()
+    for line in told:
+        m, decided_at = line.split()
+        acknowledged.setdefault(int(m), []).append(float(decided_at))
     assert -signal.SIGKILL == writer.exitcode
 
 
