@@ -93,8 +93,19 @@ def tune(
 
         if problem or latency_limit:
             raise UsageError("a server has neither -p nor --latency-limit: its spec says what it must carry")
+        if on:
+            raise UsageError("a server is tuned where it runs: --on is for --model or a workload")
         return tune_server(
-            spec, variables, budget, trials, objective or "throughput", max_error, on, seed, again, json
+            spec,
+            variables,
+            budget,
+            trials,
+            objective or "throughput",
+            max_error,
+            device_name,
+            seed,
+            again,
+            json,
         )
     if spec or variables:
         raise UsageError("--spec and --set are of a server: autotune tune server --spec FILE.toml")
