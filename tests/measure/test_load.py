@@ -296,7 +296,7 @@ def test_the_largest_rate_is_where_theory_puts_it():
     assert found.figures.slo_standing is Standing.KEPT
     overloaded = found.rungs[-1]
     assert overloaded.rate == 1.5
-    assert "requests missed TTFT 3000 ms for 90 %" in overloaded.why
+    assert overloaded.why.startswith("over-saturated")
     assert overloaded.figures.requests < 2_000, "it was ended once it could not be kept"
 
 
