@@ -294,9 +294,21 @@ def test_the_largest_rate_is_where_theory_puts_it():
     assert 0.92 * theory < found.rate < theory, "what is claimed is shown, with 99 % confidence"
     assert found.rate < found.refused <= 1.02 * found.rate
     assert found.figures.slo_standing is Standing.KEPT
-    assert any(rung.why.startswith("over-saturated") for rung in found.rungs)
-    saturated = next(rung for rung in found.rungs if rung.why.startswith("over-saturated"))
-    assert saturated.figures.requests + saturated.figures.warm_up < 8_000, "it was stopped there"
+    overloaded = found.rungs[-1]
+    assert overloaded.rate == 1.5
+    assert overloaded.why.startswith("over-saturated")
+    assert overloaded.figures.requests < 2_000, "it was ended once it could not be kept"
+
+
+def test_an_over_saturated_load_is_given_up_for_its_trend():
+    """Long before it ends, and with that as the reason, where nothing but the trend speaks against it."""
+    load = engine_load(
+        ModelledEngine(step_seconds=1.0), ONE_PLACE, poisson(8_000, ONE_TOKEN, seed=11), Slo(ttft_ms=1e9)
+    )
+    found = largest_rate(load, 1.3, least=1.3)
+    assert found.rate == 0.0
+    assert found.rungs[0].why.startswith("over-saturated: the time to first token grew by 0.")
+    assert found.rungs[0].figures.requests < 2_000
 
 
 def test_what_cannot_be_shown_is_not_claimed():

@@ -46,6 +46,8 @@ def make_tiny_model(folder: str, hidden: int = 64, layers: int = 2) -> None:
     model = LlamaForCausalLM(config)
     # Answers have the length that is asked for: nothing ends them before.
     model.generation_config.eos_token_id = None
+    # Special tokens have no text: an answer of nothing else would be none.
+    model.generation_config.suppress_tokens = [0, 1, 2]
     model.save_pretrained(folder)
 
 

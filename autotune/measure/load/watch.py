@@ -33,7 +33,9 @@ class LoadWatch:
 
     def __call__(self, record: Record) -> bool:
         """Note a request that has ended; true once the load need not go on."""
-        if self._slo is not None and record.number >= self._warm_up and not self._slo.met_by(record):
+        if record.number < self._warm_up:
+            return False
+        if self._slo is not None and not self._slo.met_by(record):
             self._left -= 1
             if self._left < 0:
                 return True
