@@ -144,7 +144,7 @@ def _notice() -> None:
 def _check_generation(generation: Any) -> int | str | None:
     if generation is None or (type(generation) is int and generation >= 0):
         return generation
-    if isinstance(generation, str):
+    if isinstance(generation, str) and not generation.isdigit():
         try:
             return named_generation(generation, "generation")
         except StateError as error:

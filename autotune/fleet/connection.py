@@ -64,6 +64,8 @@ def connect_arguments(settings: FleetSettings) -> dict[str, Any]:
         "keepalives_interval": 5,
         "keepalives_count": 2,
         "application_name": "autotune",
+        # A pooler may give each statement another connection.
+        "prepare_threshold": None,
         # Found out in the home folder of whoever runs this otherwise.
         "gssencmode": "disable",
         **_tls(settings),

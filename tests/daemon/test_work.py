@@ -38,6 +38,7 @@ def standing(problem: Problem, stack: str = STACK, age_days: float = 0.0, **fiel
         NOW - age_days * DAY,
         known["is_baseline"],
         known["speedup"],
+        known.get("origin"),
     )
 
 
@@ -58,6 +59,24 @@ def test_operators_come_first_then_requests_models_drifted_and_old_ones() -> Non
         winners=[standing(linear(4), OLD), standing(linear(5), age_days=8), standing(linear(6), age_days=6)],
     )
     assert [("asked", 1), ("request", 2), ("model", 3), ("drifted", 4), ("recheck", 5)] == kinds
+
+
+def test_what_the_fleet_proved_is_verified_before_models_are_searched() -> None:
+    proven = standing(linear(3), origin="f" * 64)
+    kinds, items = chosen(
+        requests=[request(linear(2))],
+        planned=[linear(1), linear(3)],
+        winners=[proven, standing(linear(4), OLD)],
+    )
+    assert [("request", 2), ("fleet", 3), ("model", 1), ("drifted", 4)] == kinds
+    work = items[1].work
+    assert (VERIFY_SECONDS, VERIFY_TRIALS, True) == (work.seconds, work.trials, work.again)
+
+
+def test_a_request_for_what_the_fleet_proved_is_soon_verified() -> None:
+    kinds, items = chosen([request(linear(1))], winners=[standing(linear(1), origin="f" * 64)])
+    assert [("request", 1)] == kinds
+    assert VERIFY_TRIALS == items[0].work.trials
 
 
 def test_requests_go_by_how_often_times_how_slow() -> None:

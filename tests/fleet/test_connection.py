@@ -5,6 +5,8 @@ import os
 import pickle
 import re
 import socket
+import subprocess
+import sys
 import traceback
 from typing import TYPE_CHECKING
 
@@ -239,6 +241,15 @@ def _own_address() -> str | None:
         except OSError:
             return None
     return None if found.startswith(("127.", "0.")) else found
+
+
+def test_the_daemons_main_process_loads_nothing_of_the_network() -> None:
+    script = (
+        "import sys, autotune.daemon.service; "
+        "print(sorted({'sqlalchemy', 'psycopg', 'alembic', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "[]" == done.stdout.strip()
 
 
 def test_a_secret_is_equal_to_no_text() -> None:

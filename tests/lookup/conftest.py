@@ -53,7 +53,7 @@ class Node:
             "latency_ns": 1000.0, "p99_ns": 1500.0, "error": 0.001, "memory_bytes": 4096,
             "baseline_ns": 3000.0, "baseline_error": 0.002, "speedup": 3.0, "speedup_low": 2.9,
             "speedup_high": 3.1, "is_baseline": 0, "limit_share": 0.5, "study": 7, "trial": 42,
-            "decided_at": 1_700_000_000.0,
+            "decided_at": 1_700_000_000.0, "origin": None,
         }  # fmt: skip
         assert values.keys() <= row.keys()
         row |= values

@@ -66,7 +66,7 @@ DAMAGE = {
     "a pipe": replaced_by_pipe,
     "a loop of links": replaced_by_loop,
     "another program's": lambda node: sql(node.best_db, "PRAGMA application_id = 7"),
-    "a newer version's": lambda node: sql(node.best_db, "PRAGMA user_version = 2"),
+    "a newer version's": lambda node: sql(node.best_db, "PRAGMA user_version = 3"),
     "no version's": lambda node: sql(node.best_db, "PRAGMA user_version = 0"),
     "without its table": lambda node: sql(node.best_db, "DROP TABLE choice"),
     "with another table": lambda node: sql(node.best_db, "DROP TABLE choice; CREATE TABLE choice(workload)"),

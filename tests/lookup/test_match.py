@@ -248,3 +248,25 @@ def test_a_limit_has_one_spelling(node, name):
 def test_only_throughput_takes_a_limit(node):
     with pytest.raises(UsageError, match="objective 'tail' takes no limit"):
         answer(objective="tail", slo_ms=5)
+
+
+def test_what_an_equal_node_proved_is_found_and_told_apart(node):
+    node.publish(node.choice(origin="f" * 64), node.choice(m=32, stack=node.old_stack))
+    found = autotune.get_best_config("toy", m=16, n=64)
+    assert ("fleet", "f" * 64) == (found.match, found.origin)
+    assert "another node of the fleet, not here: entry ffffffffffff" in found.explain()
+    assert ("drifted", None) == (
+        (other := autotune.get_best_config("toy", m=32, n=64)).match,
+        other.origin,
+    )
+
+
+def test_a_snapshot_of_the_earlier_format_is_read(node):
+    import sqlite3
+    from contextlib import closing
+
+    node.publish(node.choice())
+    with closing(sqlite3.connect(node.best_db)) as connection:
+        connection.executescript("ALTER TABLE choice DROP COLUMN origin; PRAGMA user_version = 1")
+    found = autotune.get_best_config("toy", m=16, n=64)
+    assert ("exact", None) == (found.match, found.origin)
