@@ -105,8 +105,8 @@ def nodes(studies: Database, tmp_path: Path) -> Iterator[Any]:
 
     yield start
     for node in started:
-        node.process.kill()
-        node.process.wait()
+        with node.process:  # closes its pipes
+            node.process.kill()
 
 
 def shared_trials(database: Database) -> list[Any]:
