@@ -41,6 +41,15 @@ def init(json: options.Json = False) -> None:
 
 
 @app.command()
+def relay() -> None:
+    """Relay this host's processes to the fleet's studies, over few connections, at [fleet] relay."""
+    from autotune.config import load_settings
+    from autotune.fleet import studies
+
+    studies.relay(load_settings().fleet)
+
+
+@app.command()
 def sync(json: options.Json = False) -> None:
     """Exchange once with the fleet; for hosts without a daemon, which does so by itself."""
     from msgspec import to_builtins

@@ -244,6 +244,8 @@ class FleetSettings(Section, frozen=True):
         poll_seconds: between two exchanges, give or take half, so that nodes do not come all at once.
         serve_unverified: whether look-ups find what the fleet proved before this node has verified it.
         studies: whether equal nodes search the same problem together.
+        relay: full path of the socket of `autotune fleet relay`, through which many processes of a host
+            search over few connections; empty: each connects by itself.
         heartbeat_seconds: between two signs of life of a node that searches; after four that did not come,
             another one takes its trial.
     """
@@ -256,6 +258,7 @@ class FleetSettings(Section, frozen=True):
     poll_seconds: Annotated[float, Meta(ge=0.1, le=86_400)] = 60.0
     serve_unverified: bool = True
     studies: bool = True
+    relay: Annotated[str, Meta(pattern=r"^(/.+)?$", max_length=100)] = ""
     heartbeat_seconds: Annotated[int, Meta(ge=1, le=3600)] = 10
 
 

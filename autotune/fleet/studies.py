@@ -11,7 +11,7 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from autotune.errors import FleetError, MissingExtraError
+from autotune.errors import ConfigError, FleetError, MissingExtraError
 from autotune.fleet.connection import connect, connect_arguments, database_url, told
 from autotune.fleet.migrate import OWNER
 
@@ -53,7 +53,8 @@ def make_tables(settings: FleetSettings) -> str:
     with told(settings), _causes():
         storage = _database(settings, role=OWNER, skip_table_creation=False, skip_compatibility_check=True)
         try:
-            version, newest = storage.get_current_version(), storage.get_head_version()
+            version: str = storage.get_current_version()
+            newest = storage.get_head_version()
         finally:
             _close(storage)
         if version != newest:
@@ -81,6 +82,25 @@ def sharing_of(settings: FleetSettings, lost: Callable[[str], None] = logger.war
     return Sharing(settings.name or socket.gethostname(), lambda: open_storage(settings), lost)
 
 
+def relay(settings: FleetSettings) -> None:
+    """Relay other processes of this host to the fleet's studies, until told to end.
+
+    Raises:
+        ConfigError: no socket is configured.
+        FleetError: the database cannot be reached, or the socket not made.
+    """
+    from autotune.fleet.relay import CONNECTIONS, RelayedDatabase, serve
+
+    if not settings.relay:
+        raise ConfigError("no relay is configured; set [fleet] relay to the path of a socket")
+    with told(settings), _causes():
+        database = _database(settings, made_by=RelayedDatabase, connections=CONNECTIONS)
+    try:
+        serve(database, settings.relay)
+    finally:
+        _close(database)
+
+
 @contextmanager
 def open_storage(settings: FleetSettings) -> Iterator[BaseStorage]:
     """The storage of the fleet's studies, for the time of one study.
@@ -91,6 +111,12 @@ def open_storage(settings: FleetSettings) -> Iterator[BaseStorage]:
     Raises:
         FleetError: the database cannot be reached, refuses this node, or lacks Optuna's tables.
     """
+    if settings.relay:
+        from autotune.fleet.relay import open_relayed
+
+        with open_relayed(settings.relay, settings.heartbeat_seconds) as relayed:
+            yield relayed
+        return
     with told(settings), _causes():
         storage = _database(settings)
     try:
@@ -99,8 +125,18 @@ def open_storage(settings: FleetSettings) -> Iterator[BaseStorage]:
         _close(storage)
 
 
-def _database(settings: FleetSettings, *, role: str = "", **options: Any) -> RDBStorage:
-    """Optuna's storage, over few connections that stay open as long as the study."""
+def _database(
+    settings: FleetSettings,
+    *,
+    role: str = "",
+    made_by: Callable[..., Any] | None = None,
+    connections: int = 2,
+    **options: Any,
+) -> Any:
+    """Optuna's storage, over few connections that stay open as long as the study.
+
+    One connection is the search's, one the heartbeat's.
+    """
     try:
         import psycopg  # noqa: F401 - so that its absence is told as what it is
         from optuna.storages import RDBStorage
@@ -114,10 +150,9 @@ def _database(settings: FleetSettings, *, role: str = "", **options: Any) -> RDB
     with warnings.catch_warnings():
         # Heartbeats are experimental.
         warnings.simplefilter("ignore")
-        return RDBStorage(
+        return (made_by or RDBStorage)(
             database_url(settings).render_as_string(),
-            # One connection is the search's, one the heartbeat's.
-            {"connect_args": arguments, "pool_size": 2, "max_overflow": 1, "hide_parameters": True},
+            {"connect_args": arguments, "pool_size": connections, "max_overflow": 1, "hide_parameters": True},
             heartbeat_interval=beat,
             grace_period=BEATS_MISSED * beat,
             heartbeat_stale_trial_callback=retry,

@@ -68,6 +68,12 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> None:
             RetryHeartbeatStaleTrialCallback(max_retry=MOST_RETRIES)(study, trial)
 
 
+def fail_dead(study: optuna.Study) -> None:
+    """Fail the trials of nodes whose heartbeats stopped; the storage's callback has them tried again."""
+    with _quiet():
+        fail_stale_trials(study)
+
+
 def name_of(key: StudyKey) -> str:
     """The name under which equal nodes find the study of the same problem, goal and space."""
     digest = hashlib.sha256(msgspec.json.encode(key, order="sorted")).hexdigest()
@@ -133,8 +139,7 @@ class SharedStudy:
         interval = self._heartbeat.interval
         if interval is not None and time.monotonic() - self._checked > interval:
             self._checked = time.monotonic()
-            with _quiet():
-                fail_stale_trials(self._study)
+            fail_dead(self._study)
         self.trials: Sequence[FrozenTrial] = self._study.get_trials(deepcopy=False)
         self._heartbeat.greet(trial for trial in self.trials if trial.state is TrialState.RUNNING)
         self._retried.update(number for trial in self.trials for number in _retries(trial))

@@ -20,6 +20,7 @@ from autotune.search.sampler import PoolSearch
 from autotune.search.shared_study import RETURNED, ROW, SharedStudy, name_of
 from autotune.space.searchspace import SearchSpace
 from autotune.store.records import StudyKey
+from tests.fleet.postgres import ROLES
 from tests.search.simulated import DECLARATION
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ SPACE = SearchSpace.build(DECLARATION, DECLARATION.problem({"m": 8, "n": 64}), {
 KEY = StudyKey("simulated", SPACE.problem.key, "d" * 16, "5" * 16, "latency", SPACE.digest)
 
 pytestmark = pytest.mark.fleet
+
+
+@pytest.fixture
+def database(empty: Database) -> Database:
+    """A database without Optuna's tables."""
+    empty.sql("DROP SCHEMA studies CASCADE")
+    empty.server._psql(["-q", "-f", str(ROLES)], empty.name)
+    return empty
 
 
 @pytest.fixture
@@ -96,8 +105,8 @@ def nodes(studies: Database, tmp_path: Path) -> Iterator[Any]:
 
     yield start
     for node in started:
-        node.process.kill()
-        node.process.wait()
+        with node.process:  # closes its pipes
+            node.process.kill()
 
 
 def shared_trials(database: Database) -> list[Any]:
@@ -145,6 +154,36 @@ def test_nodes_go_on_when_the_server_is_killed(nodes, studies) -> None:
         assert all("goes on without the other nodes" in node.ended["lost"][0] for node in both)
     finally:
         studies.server.start()
+
+
+def test_many_processes_search_through_one_relay_with_heartbeats(studies, tmp_path) -> None:
+    settings = studies.settings(heartbeat_seconds=1, relay=str(tmp_path / "relay.sock"))
+    config = tmp_path / "config.toml"
+    lines = [f'{name} = "{getattr(settings, name)}"' for name in ("url", "password_file", "relay")]
+    config.write_text("\n".join(["[fleet]", *lines, "heartbeat_seconds = 1"]))
+    environment = {**os.environ, "AUTOTUNE_CONFIG": str(config)}
+    server = subprocess.Popen([sys.executable, "-m", "autotune", "fleet", "relay"], env=environment, cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 60
+        while not os.path.exists(settings.relay) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        sharing = sharing_of(settings)
+        dead, alive = (SharedStudy(sharing, KEY, SPACE.pool, PoolSearch(SPACE.pool, 0)) for _ in range(2))
+        lost, row = dead.ask()
+        taken, other = alive.ask()
+        assert row != other
+        dead.leave()  # its heart stops, and the trial is still its own
+        deadline = time.monotonic() + 60
+        while alive.ask()[1] != row and time.monotonic() < deadline:
+            time.sleep(0.3)
+            alive.refresh()
+        alive.refresh()
+        assert "FAIL" == next(t.state.name for t in alive.trials if t._trial_id == lost)
+        assert "RUNNING" == next(t.state.name for t in alive.trials if t._trial_id == taken)
+        alive.leave()
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def test_two_that_choose_at_once_do_not_choose_the_same(studies) -> None:
