@@ -7,8 +7,10 @@ Kimi K2.5 (2 layers, one of them with 16 experts) and Llama 3.1 8B (2 layers), e
 Their operators are tuned first where `--operators` gives them seconds, then the steps, into a state folder;
 what is decided there is not tuned again. Then what get_best_config() answers runs against the baseline here,
 in interleaved rounds of random order, with the caches evicted before every call. Fails when a step at batch 1
-is less than twice as fast, one at any batch is slower beyond doubt, or one is less accurate. With `--cpu-time`
-processor time of one thread counts instead of the clock's: what is left to measure where others keep the cores.
+is less than twice as fast, one at any batch is slower beyond doubt, or one is less accurate.
+
+With `--cpu-time` processor time of one thread counts instead of the clock's, and caches are left as the other
+step leaves them: what is left to measure where others keep the cores.
 """
 
 from __future__ import annotations
