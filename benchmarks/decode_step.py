@@ -1,13 +1,16 @@
 """A whole decode step, tuned, against the same step as PyTorch does it untuned: speed, tails and accuracy.
 
     python benchmarks/decode_step.py [--model NAME] [--batches 1,4,16] [--context 1024] [--state DIR]
-        [--budget 300] [--trials 12] [--operators 0] [--rounds 60] [--json]
+        [--budget 300] [--trials 12] [--operators 0] [--rounds 60] [--cpu-time] [--json]
 
 Kimi K2.5 (2 layers, one of them with 16 experts) and Llama 3.1 8B (2 layers), each with its output layer.
 Their operators are tuned first where `--operators` gives them seconds, then the steps, into a state folder;
 what is decided there is not tuned again. Then what get_best_config() answers runs against the baseline here,
 in interleaved rounds of random order, with the caches evicted before every call. Fails when a step at batch 1
 is less than twice as fast, one at any batch is slower beyond doubt, or one is less accurate.
+
+With `--cpu-time` processor time of one thread counts instead of the clock's, and caches are left as the other
+step leaves them: what is left to measure where others keep the cores.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import shlex
 import statistics
 import sys
 import tempfile
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -83,6 +87,7 @@ def main() -> int:
     parser.add_argument("--operators", type=float, default=0.0, help="seconds of tuning per operator before")
     parser.add_argument("--rounds", type=int, default=60, help="interleaved rounds per step")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cpu-time", action="store_true", help="processor time of one thread")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     batches = [int(batch) for batch in options.batches.split(",")]
@@ -120,19 +125,26 @@ def tune(steps: Sequence[Problem], options: argparse.Namespace) -> None:
 def run(step: Problem, options: argparse.Namespace) -> Row:
     """What look-ups answer against the baseline, in the same rounds."""
     facts, made = cpu_facts(), workload("decode_step")
-    torch.set_num_threads(int(facts["cores"]))
+    threads = 1 if options.cpu_time else int(facts["cores"])
+    torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     baseline = SearchSpace.build(declaration("decode_step"), step, facts).baseline
     best = get_best_config("decode_step", device="cpu", **step.dimensions)  # type: ignore[arg-type]
     tuned = dict(best) if best.match == "exact" else baseline
     weights, activations = made.weights(step, options.seed), made.activations(step, options.seed)
     reference, arguments = made.reference(step, weights, activations), tuple(activations.values())
-    kernels: list[Any] = [made.build(step, one, weights) for one in (baseline, tuned)]
+    built = [{**one, "threads": threads} for one in (baseline, tuned)]
+    kernels: list[Any] = [made.build(step, one, weights) for one in built]
     errors = tuple(relative_error(kernel(*arguments), reference) for kernel in kernels)
     timer, samples = timer_for("cpu", l3_bytes=int(facts["l3_bytes"])), ([], [])  # type: ignore[var-annotated]
 
     def sample(number: int) -> float:
-        took = timer.sample(lambda: kernels[number](*arguments))
+        if options.cpu_time:
+            start = time.process_time_ns()
+            kernels[number](*arguments)
+            took = time.process_time_ns() - start
+        else:
+            took = timer.sample(lambda: kernels[number](*arguments))
         samples[number].append(took)
         return took
 
