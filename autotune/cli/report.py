@@ -148,7 +148,7 @@ def _table(winners: list[WinnerRow], gains: list[float]) -> Any:
         kept = "baseline kept" if winner.is_baseline else output.configuration(winner.configuration)
         table.add_row(
             output.problem(Problem(winner.workload, winner.dimensions)),
-            *([compared_by(winner.objective)] if others else []),
+            *([compared_by(winner.objective, winner.workload)] if others else []),
             output.latency(winner.baseline_ns),
             kept,
             output.latency(winner.latency_ns if winner.objective == "latency" else winner.proof_ns),

@@ -187,7 +187,8 @@ def _write(path: str, content: Content, name: str, devices: Iterable[Device]) ->
     with closing(open_database(path, "rwc")) as connection:
         connection.execute("PRAGMA synchronous = OFF")
         identity = f"PRAGMA application_id = {SNAPSHOT_ID}; PRAGMA user_version = {SNAPSHOT_VERSION};"
-        connection.executescript(f"BEGIN; {identity} {schema.snapshot_script()} COMMIT;")
+        script = schema.snapshot_script()
+        connection.executescript(f"BEGIN; {identity} {script.tables} {script.indexes} COMMIT;")
         connection.execute("BEGIN")
         meta = {
             # Of the fleet's, the name is what counts; look-ups tell a number.

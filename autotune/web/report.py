@@ -143,7 +143,9 @@ def _embedded(json: str) -> str:
 
 def _name(winner: WinnerRow) -> str:
     told = output.problem(Problem(winner.workload, winner.dimensions))
-    return told if winner.objective == "latency" else f"{told}, {compared_by(winner.objective)}"
+    return (
+        told if winner.objective == "latency" else f"{told}, {compared_by(winner.objective, winner.workload)}"
+    )
 
 
 def _row(winner: WinnerRow) -> list[str]:

@@ -12,7 +12,7 @@ from tests.daemon.running import RunningDaemon
 if TYPE_CHECKING:
     from autotune.store.records import Verdict
 
-SETTINGS = SHORT_SETTINGS.replace("budget_seconds = 15", "budget_seconds = 20")
+SETTINGS = SHORT_SETTINGS.replace("budget_seconds = 30", "budget_seconds = 20")
 """With time to measure beside others who use the cores."""
 FIRST = {"rows": 64, "width": 32}
 """The problem that is tuned before anything goes wrong."""

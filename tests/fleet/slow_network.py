@@ -42,9 +42,10 @@ class Proxy:
         self._ready.set()
         self._loop.run_forever()
         server.close()
-        for task in asyncio.all_tasks(self._loop):
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
             task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0.05))
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self._loop.close()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -53,7 +54,13 @@ class Proxy:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(self._pump(reader, back), self._pump(there, writer), return_exceptions=True)
+        try:
+            await asyncio.gather(self._pump(reader, back), self._pump(there, writer), return_exceptions=True)
+        finally:
+            for end in (writer, back):
+                end.transport.abort()
+                with suppress(OSError, asyncio.CancelledError):
+                    await end.wait_closed()
 
     async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -62,5 +69,4 @@ class Proxy:
                 if not self.cut:
                     target.write(piece)
                     await target.drain()
-        with suppress(OSError, RuntimeError):
-            target.close()
+        target.close()
