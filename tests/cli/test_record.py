@@ -74,7 +74,7 @@ def test_another_declaration_of_the_space_is_recorded(environment, tmp_path) -> 
     assert landscape.pool.find({"implementation": "function", "block": 24}) is not None
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_what_was_recorded_survives_ctrl_c_and_kill(environment, tmp_path, sent) -> None:
     environment["AUTOTUNE_CONFIG"] = str(tmp_path / "slow.toml")
     (tmp_path / "slow.toml").write_text("[measure]\nscreen_seconds = 3.0\n")

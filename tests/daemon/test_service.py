@@ -33,16 +33,16 @@ def verdicts(daemon: RunningDaemon) -> list[Verdict]:
 
 
 def test_what_a_look_up_asked_for_is_tuned_and_the_next_one_is_exact(daemon) -> None:
-    match, configuration = daemon.look_up("quick", rows=64, width=32)
-    assert ("default", 30) == (match, configuration["pause_ms"])
+    match, configuration = daemon.look_up("steady", rows=64, width=32)
+    assert ("default", 150) == (match, configuration["pause_ms"])
     daemon.wait_until(lambda: (daemon.state / "best.db").exists())
-    match, configuration = daemon.look_up("quick", rows=64, width=32)
-    assert ("exact", 0) == (match, configuration["pause_ms"])
+    match, configuration = daemon.look_up("steady", rows=64, width=32)
+    assert ("exact", 30) == (match, configuration["pause_ms"])
     daemon.wait_until(lambda: daemon.device()["state"] == "idle")
     assert [] == daemon.ask(Requests())["agenda"]
     # While it tuned, the service manager was told what.
     daemon.heard("")
-    assert any("tuning quick(rows=64" in line for line in daemon.told)
+    assert any("tuning steady(rows=64" in line for line in daemon.told)
     # The main process has loaded nothing heavy, and nothing of the study is left.
     maps = Path(f"/proc/{daemon.process.pid}/maps").read_text()
     assert not [name for name in ("libtorch", "libtriton", "optuna") if name in maps]

@@ -45,7 +45,9 @@ def is_narrow(configuration: dict[str, Any]) -> bool:
     return configuration.get("block_m", 1) * configuration["block_n"] <= 1024
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "target", [pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow)]
+)
 def test_the_corners_of_the_space_can_run(target: int) -> None:
     """Of every implementation the configuration that comes closest to the limit of shared memory."""
     problem, space, facts = space_of(target, **SMALL)
