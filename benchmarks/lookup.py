@@ -114,12 +114,12 @@ def publish(folder: Path, rows: int) -> int:
         connection.execute("INSERT INTO meta VALUES ('generation', '1')")
         connection.execute("INSERT INTO device VALUES (?, 'cpu', '', '', '{}', 0)", (device,))
         connection.executemany(
-            f"INSERT INTO choice VALUES ({', '.join('?' * 23)})",
+            f"INSERT INTO choice VALUES ({', '.join('?' * 24)})",
             [
                 (
                     *(WORKLOAD, problem.key, "latency", device, stack, 0),
                     *(problem.neighbourhood, json.dumps(problem.dimensions), json.dumps(configuration)),
-                    *(1e6, 1.1e6, 1e-3, 0, 2e6, 1e-3, 2.0, 1.9, 2.1, 0, 0.5, 1, 1, 1.7e9),
+                    *(1e6, 1.1e6, 1e-3, 0, 2e6, 1e-3, 2.0, 1.9, 2.1, 0, 0.5, 1, 1, 1.7e9, None),
                 )
                 for problem in problems
             ],
