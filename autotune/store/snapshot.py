@@ -54,7 +54,7 @@ _PAGE_BYTES = 16384
 """Of a snapshot: fewer and larger pages are written in less time, and are read in as little."""
 
 _CACHE_WHILE_COPYING = -32768
-"""KiB, negated, of the history while its winners are copied: in SQLite's own 2 MiB pages are read again and again."""
+"""KiB, negated, of the history while its winners are copied: 2 MiB, the default, are read over and over."""
 
 _UNSYNCED = ("synchronous = OFF", "journal_mode = OFF", "cache_size = -65536")
 """For a fresh file: it is synced once, when it is whole, and thrown away if it never gets there."""
