@@ -14,12 +14,12 @@ answered to it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from autotune.daemon import messages
+from autotune.daemon.channel import Channel
 from autotune.errors import InternalError, StateError
 from autotune.store.recorder import Recorder
-from autotune.worker.framing import read_frame, write_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,36 +29,12 @@ if TYPE_CHECKING:
     from autotune.store.records import StudyKey, Trial, Winner
 
 
-class DaemonGone(Exception):  # noqa: N818 - it ends the process and is nobody's error
-    """The daemon has hung up."""
+StudyChannel: TypeAlias = "Channel[messages.FromStudy, messages.ToStudy]"
 
 
-class Channel:
-    """The study process's end of its socket to the daemon.
-
-    Args:
-        descriptor: of the socket.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def tell(self, message: messages.FromStudy) -> None:
-        """Send a message."""
-        try:
-            write_frame(self._descriptor, messages.encode(message))
-        except OSError as error:
-            raise DaemonGone from error
-
-    def hear(self) -> messages.ToStudy:
-        """Wait for the daemon's next message."""
-        try:
-            frame = read_frame(self._descriptor)
-        except (OSError, InternalError) as error:
-            raise DaemonGone from error
-        if frame is None:
-            raise DaemonGone
-        return messages.decode_to_study(frame)
+def study_channel(descriptor: int) -> StudyChannel:
+    """The study process's end of its socket to the daemon."""
+    return Channel(descriptor, messages.encode, messages.decode_to_study)
 
 
 class RemoteHistory(Recorder):
@@ -69,7 +45,7 @@ class RemoteHistory(Recorder):
         channel: to the daemon.
     """
 
-    def __init__(self, reader: HistoryReader, channel: Channel) -> None:
+    def __init__(self, reader: HistoryReader, channel: StudyChannel) -> None:
         super().__init__(reader.connection, reader.state)
         self._channel = channel
 

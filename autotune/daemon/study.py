@@ -10,8 +10,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from autotune.daemon import messages
+from autotune.daemon.channel import DaemonGone
 from autotune.daemon.companion import die_with
-from autotune.daemon.remote_history import Channel, DaemonGone, RemoteHistory
+from autotune.daemon.remote_history import RemoteHistory, StudyChannel, study_channel
 from autotune.errors import (
     AutotuneError,
     ConfigError,
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
     descriptor, daemon = int(arguments[0]), int(arguments[1])
     if not die_with(daemon):
         return 1
-    channel = Channel(descriptor)
+    channel = study_channel(descriptor)
     try:
         begin = channel.hear()
         if not isinstance(begin, messages.Begin):
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _serve(channel: Channel, begin: messages.Begin) -> None:
+def _serve(channel: StudyChannel, begin: messages.Begin) -> None:
     from autotune.fingerprint import device_named
     from autotune.measure.comparison import Rules
     from autotune.search.tuning import Tuner
@@ -89,7 +90,7 @@ def _sharing(begin: messages.Begin) -> Sharing | None:
     return sharing_of(begin.fleet)
 
 
-def _ended(tuner: Tuner, work: messages.Work, begin: messages.Begin, channel: Channel) -> messages.Ended:
+def _ended(tuner: Tuner, work: messages.Work, begin: messages.Begin, channel: StudyChannel) -> messages.Ended:
     """Do one piece of work."""
     from autotune.search.study import Budget
     from autotune.search.tuning import Goal

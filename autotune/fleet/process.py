@@ -6,12 +6,9 @@ any moment, and dies with the daemon.
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import random
 import select
-import signal
 import socket
 import sys
 import time
@@ -20,8 +17,9 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from autotune.daemon import fleet_messages as messages
+from autotune.daemon.channel import Channel, DaemonGone
+from autotune.daemon.companion import die_with
 from autotune.errors import AutotuneError, InternalError
-from autotune.worker.framing import read_frame, write_frame
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -38,14 +36,9 @@ LONGEST_WAIT_SECONDS = 600.0
 """Between two tries while the database cannot be reached, unless exchanges are rarer anyway."""
 MOST_TOLD = 5
 """Entries that were not right of which each exchange says why."""
-_PR_SET_PDEATHSIG = 1
 
 
-class DaemonGone(Exception):  # noqa: N818 - it ends the process and is nobody's error
-    """The daemon has hung up."""
-
-
-class Link:
+class Link(Channel[messages.FromFleet, messages.ToFleet]):
     """This process's end of its socket to the daemon, as the store of what is exchanged.
 
     Args:
@@ -53,7 +46,7 @@ class Link:
     """
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        super().__init__(descriptor, messages.encode, messages.decode_to_fleet)
         self._hurried = False
         self.cells: list[Cell] = []
 
@@ -71,28 +64,11 @@ class Link:
         """See `exchange.Store`."""
         return self._ask(messages.Forget()).standpoint
 
-    def tell(self, message: messages.FromFleet) -> None:
-        """Send a message."""
-        try:
-            write_frame(self._descriptor, messages.encode(message))
-        except OSError as error:
-            raise DaemonGone from error
-
-    def hear(self) -> messages.ToFleet:
-        """Wait for the daemon's next message."""
-        try:
-            frame = read_frame(self._descriptor)
-        except (OSError, InternalError) as error:
-            raise DaemonGone from error
-        if frame is None:
-            raise DaemonGone
-        return messages.decode_to_fleet(frame)
-
     def wait(self, seconds: float) -> None:
         """Wait for some time, or until the daemon hurries."""
         until = time.monotonic() + seconds
         while not self._hurried and (left := until - time.monotonic()) > 0:
-            if select.select([self._descriptor], [], [], left)[0]:
+            if select.select([self.descriptor], [], [], left)[0]:
                 self._hurried = isinstance(self.hear(), messages.Now)
         self._hurried = False
 
@@ -115,8 +91,7 @@ def main(arguments: list[str]) -> int:
         arguments: the descriptor of the socket to the daemon, and the daemon's process id.
     """
     descriptor, daemon = int(arguments[0]), int(arguments[1])
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != daemon:
+    if not die_with(daemon):
         return 1
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
     link = Link(descriptor)

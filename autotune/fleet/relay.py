@@ -64,7 +64,7 @@ class RelayedStorage(GrpcStorageProxy, BaseHeartbeat):
         # gRPC's name of a Unix socket is `unix:PATH`, as Optuna puts the two together.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it is experimental
-            super().__init__(host="unix", port=path)  # type: ignore[arg-type]
+            super().__init__(host="unix", port=path)  # type: ignore[arg-type]  # the path, as told above
 
     def record_heartbeat(self, trial_id: int) -> None:
         """See `BaseHeartbeat`."""
@@ -117,6 +117,6 @@ def serve(database: RelayedDatabase, path: str) -> None:
     os.umask(0o007)
     warnings.simplefilter("ignore", ExperimentalWarning)
     try:
-        run_grpc_proxy_server(get_storage(database), host="unix", port=path)  # type: ignore[arg-type]
+        run_grpc_proxy_server(get_storage(database), host="unix", port=path)  # type: ignore[arg-type]  # as above
     except RuntimeError as error:
         raise FleetError(f"{path}: cannot be made: {error}") from None

@@ -198,7 +198,7 @@ class Cluster:
 
     def _nodes(self) -> list[dict[str, float]]:
         """What each living node has."""
-        nodes = self._ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = self._ray.nodes()  # type: ignore[no-untyped-call]  # theirs has no types
         return [node["Resources"] for node in nodes if node["Alive"]]
 
     def _given_up(self, waiting: dict[Any, tuple[Kind, Order]]) -> Iterator[tuple[Order, Result]]:

@@ -173,7 +173,7 @@ def load_over_http(
         MissingExtraError: the HTTP library is not installed.
     """
     try:
-        import aiohttp  # noqa: F401
+        import aiohttp  # noqa: F401 - so that its absence is told as what it is
     except ModuleNotFoundError:
         raise MissingExtraError("loading a server", "server", "aiohttp") from None
     return asyncio.run(_Load(endpoint, seed, stop, keep_text).run(arrivals, watch))
