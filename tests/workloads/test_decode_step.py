@@ -158,6 +158,7 @@ def test_what_the_space_offers_is_what_can_be_built(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # from inductor's own code
 def test_the_compiled_step_computes_the_reference() -> None:
     configuration = {"implementation": "compiled", "compile_mode": "default", "threads": cpu_facts()["cores"]}
     weights, cases = made("llama")
@@ -168,15 +169,18 @@ def test_the_compiled_step_computes_the_reference() -> None:
 
 def test_steps_share_what_they_pack_alike_and_each_counts_it() -> None:
     """Two that differ in the output layer alone hold everything else once."""
-    weights, cases = made("llama")
+    # The output layer outweighs what the process allocates for itself meanwhile: a kernel's first load, say.
+    step, workload = load_declaration("decode_step").problem({**DENSE, "vocab": 8_192}), DecodeStep()
+    weights, activations = workload.weights(step, 3), workload.activations(step, 3)
     steps = [
-        DecodeStep().build(problem("llama"), native("llama", "native_int9", head=head), weights)
+        workload.build(step, native("llama", "native_int9", head=head), weights)
         for head in ("native_int9", "native")
     ]
-    held = [set(step._parts._held) for step in steps]
+    held = [set(built._parts._held) for built in steps]
     assert 1 == len(held[0] - held[1]) == len(held[1] - held[0])
     assert steps[0].memory_bytes < steps[1].memory_bytes
-    relative_error(steps[0](*cases[0][0]), cases[0][1])
+    found = relative_error(steps[0](*activations.values()), workload.reference(step, weights, activations))
+    assert found < 0.01
 
 
 def test_another_weight_at_the_same_address_is_not_taken_for_the_first() -> None:
