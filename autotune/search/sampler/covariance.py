@@ -59,7 +59,7 @@ class Beliefs:
     switch: Belief = Belief(0.3, 1.6)
     signal: Belief = Belief(1.0)
     noise: Belief = Belief(1e-3)
-    source: Belief = Belief(0.1, 1.5)
+    source: Belief = Belief(0.01, 1.5)
 
 
 class Covariance:
