@@ -53,6 +53,9 @@ RETURNED = "autotune:returned"
 NODE, CONFIGURATION, WHY = "node", "configuration", "why"
 """User attributes for people who look at the study."""
 
+KEY = "key"
+"""User attribute of the study: what it is a study of."""
+
 MOST_RETRIES = 3
 """Times a trial whose node died is tried again. A node dies of much else, but a configuration that four nodes
 died of has failed."""
@@ -128,8 +131,8 @@ class SharedStudy:
             self.refresh()
             self._before = {trial.number for trial in self.trials}
             if not self.trials:
-                for name, value in msgspec.to_builtins(key).items():
-                    self._study.set_user_attr(name, value)
+                # In one statement: nodes that begin together would wait for each other with each.
+                self._study.set_user_attr(KEY, msgspec.to_builtins(key))
         except BaseException:
             self._until_left.close()
             raise
