@@ -125,7 +125,7 @@ def _concluded(
             told["fleet"] = _told_fleet(history, [result for _, result in results])
             if export is not None:
                 try:
-                    told["files"] = _exported(history, results, export)
+                    told["files"] = [str(path) for path in _exported(history, results, export)]
                 except UsageError as error:  # told last, since hours were spent on the rest
                     unwritten = error
     if json:
@@ -137,7 +137,7 @@ def _concluded(
             *failures,
             told.get("kept", ""),
             told.get("fleet", ""),
-            *map(str, told.get("files", ())),
+            *told.get("files", ()),
         ]:
             if line:
                 output.console.print(line, soft_wrap=True)
