@@ -31,8 +31,8 @@ import autotune
 
 @autotune.tunable(
     dimensions=[autotune.Dimension("rows", nearest=True)],
-    parameters={"pause_ms": [10, *range(60, 200, 5)]},
-    baseline={"pause_ms": 195},
+    parameters={"pause_ms": [40, *range(240, 800, 20)]},
+    baseline={"pause_ms": 780},
     inputs=lambda problem, draw: {"x": draw(problem["rows"], 8)},
     reference=lambda _, x: torch.softmax(x.double(), -1),
 )
@@ -61,7 +61,7 @@ class TunedNode:
         config = folder / f"{name}.toml"
         config.write_text(
             f'[fleet]\nurl = "{settings.url}"\npassword_file = "{settings.password_file}"\nname = "{name}"\n'
-            f'heartbeat_seconds = 2\n[worker]\nmodules = ["{kernels}"]\n[measure]\nscreen_seconds = 2\n'
+            f'heartbeat_seconds = 2\n[worker]\nmodules = ["{kernels}"]\n[measure]\nscreen_seconds = 3\n'
         )
         self._environment = {
             **os.environ,
@@ -147,5 +147,5 @@ def test_a_killed_node_costs_one_trial_and_the_others_prove_one_winner(
     [winner] = [node for node, outcome in zip(others, endings, strict=True) if outcome["winner"]]
     for node in (winner, *nodes):
         node.sync()
-    assert [{"implementation": "function", "pause_ms": 10}] * 4 == [node.winner() for node in nodes]
+    assert [{"implementation": "function", "pause_ms": 40}] * 4 == [node.winner() for node in nodes]
     assert "1" == empty.sql("SELECT count(*) FROM fleet.entry WHERE kind = 'winner'")
