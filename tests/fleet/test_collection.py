@@ -78,13 +78,15 @@ def test_an_export_that_cannot_be_written_is_told_after_all_else(
     monkeypatch.setenv("AUTOTUNE_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("AUTOTUNE_CONFIG", str(tmp_path / "config.toml"))
     (tmp_path / "config.toml").touch()
-    (tmp_path / "configs").touch()
     order = replace(ORDER, device=GPU.digest)
     done = [(order, one) for one in results]
+    assert 0 == _concluded(done, 3, False, ("vllm-moe", tmp_path / "right"), True)
+    assert [*map(str, (tmp_path / "right").iterdir())] == json.loads(capsys.readouterr().out)["files"]
+    (tmp_path / "configs").touch()
     with pytest.raises(UsageError, match="cannot be written"):
         _concluded(done, 3, False, ("vllm-moe", tmp_path / "configs"), False)
     told = capsys.readouterr().out
-    assert "kept as bundle 1" in told
+    assert "kept as bundle" in told
     assert "2 of 3 problems decided" in told
 
 
