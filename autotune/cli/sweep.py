@@ -116,6 +116,7 @@ def _concluded(
         if result.failure
     ]
     told: dict[str, Any] = {"planned": planned, "interrupted": interrupted, "failures": failures}
+    unwritten: UsageError | None = None
     told["winners"] = bundle.winners if bundle else []
     if bundle is not None:
         told["kept"] = _kept(bundle)
@@ -123,7 +124,10 @@ def _concluded(
             record(history, [result for _, result in results])
             told["fleet"] = _told_fleet(history, [result for _, result in results])
             if export is not None:
-                told["files"] = _exported(history, results, export)
+                try:
+                    told["files"] = [str(path) for path in _exported(history, results, export)]
+                except UsageError as error:  # told last, since hours were spent on the rest
+                    unwritten = error
     if json:
         output.print_json(told)
     else:
@@ -133,12 +137,14 @@ def _concluded(
             *failures,
             told.get("kept", ""),
             told.get("fleet", ""),
-            *map(str, told.get("files", ())),
+            *told.get("files", ()),
         ]:
             if line:
                 output.console.print(line, soft_wrap=True)
         decided = f"{len(told['winners'])} of {planned} problems decided"
         output.console.print(f"{'interrupted: ' if interrupted else ''}{decided}")
+    if unwritten is not None and not interrupted:
+        raise unwritten
     if interrupted:
         return 130
     return 0 if bundle is not None else 1

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from autotune.config import Settings
     from autotune.daemon.archive import Archive
     from autotune.daemon.fleet_messages import Cell
+    from autotune.daemon.fleet_metrics import FleetMetrics
     from autotune.daemon.loop import Loop
     from autotune.daemon.request_book import RequestBook
     from autotune.daemon.supervisor import Supervisor
@@ -56,6 +57,7 @@ class FleetLink:
 
     Args:
         loop: which watches it.
+        metrics: told of what is exchanged.
         archive: that holds the history.
         book: of requests, which are passed on.
         supervisors: of the devices of this node.
@@ -70,6 +72,7 @@ class FleetLink:
     def __init__(
         self,
         loop: Loop,
+        metrics: FleetMetrics,
         archive: Archive,
         book: RequestBook,
         supervisors: Callable[[], list[Supervisor]],
@@ -78,6 +81,7 @@ class FleetLink:
         failed: Callable[[str], None],
     ) -> None:
         self._loop = loop
+        self._metrics = metrics
         self._archive = archive
         self._book = book
         self._supervisors = supervisors
@@ -91,6 +95,7 @@ class FleetLink:
         self._restarts = 0
         self._closing = False
         self._last_failure = ""
+        self._kinds: dict[str, str] = {}
         self.warming = False
         self.told: messages.Told | None = None
         self.told_at = 0.0
@@ -105,6 +110,7 @@ class FleetLink:
         ):
             return
         self._restarts = 0
+        self._metrics.expose(bool(settings.fleet.url))
         if self._process is not None:
             self._process.kill()  # it is started again when its end is seen
         elif settings.fleet.url:
@@ -194,6 +200,7 @@ class FleetLink:
         self._process = None
         if self._closing:
             return
+        self._metrics.lost()
         if process.returncode not in (0, -signal.SIGKILL):
             self._note(f"the fleet process ended with status {process.returncode}")
         self._restart_later()
@@ -274,10 +281,14 @@ class FleetLink:
                 self._answer(standpoint(history), [])
             case messages.Take(entries, cursors, sent, mark):
                 new = take(history, entries, cursors, sent, mark)
-                self._answer(standpoint(history), [])
+                self._metrics.sent(self._kinds[digest] for digest in sent if digest in self._kinds)
+                standing = standpoint(history)
+                self._metrics.received(new, standing.node)
+                self._answer(standing, [])
                 self._pass_on(new)
 
     def _answer(self, standing: Standpoint, cells: list[Cell]) -> None:
+        self._kinds = {entry.digest: entry.kind for entry in standing.unsent}
         self._say(messages.Stands(standing, cells))
 
     def _publish(self) -> None:
@@ -297,6 +308,9 @@ class FleetLink:
         if self.told is not None and not told.nodes:
             told = msgspec.structs.replace(told, nodes=self.told.nodes, slowdown=self.told.slowdown)
         self.told, self.told_at = told, time.time()
+        self._metrics.exchanged(told, self.told_at)
+        if self._archive.history is not None:
+            self._metrics.stands(summary(self._archive.history))
         # Once for all that an exchange brought: only so many generations are kept.
         self._publish()
         if told.failure:

@@ -10,6 +10,7 @@ autotune_requests_total{result,match}             autotune_requests_waiting
 autotune_leases                                   autotune_disk_full
 autotune_errors_total                             autotune_last_error_timestamp_seconds
 autotune_last_error_info{message}                 autotune_build_info{version}
+autotune_fleet_...                                see `fleet_metrics`
 process_...                                       memory, CPU time, open files of the main process
 """
 
@@ -23,6 +24,7 @@ import prometheus_client as prometheus
 
 import autotune
 from autotune.daemon.exposition import Server, TextfileWriter
+from autotune.daemon.fleet_metrics import FleetMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +41,11 @@ LONGEST_MESSAGE = 200
 
 
 class Metrics:
-    """Everything that is counted. No method raises, and all may be called from any thread."""
+    """Everything that is counted. No method raises, and all may be called from any thread.
+
+    Attributes:
+        fleet: what is exchanged with other nodes.
+    """
 
     def __init__(self) -> None:
         # Since when each series exists would double their number, and Prometheus does not need it.
@@ -66,6 +72,7 @@ class Metrics:
             buckets=YIELD_BUCKETS_SECONDS,
             registry=self._registry,
         )
+        self.fleet = FleetMetrics(self._registry)
         build = prometheus.Info("autotune_build", "The version that runs.", registry=self._registry)
         build.info({"version": autotune.__version__})
 

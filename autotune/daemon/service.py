@@ -150,6 +150,7 @@ class Service:
         self.site = Site(self.loop, self.note_error)
         self.fleet = FleetLink(
             self.loop,
+            self.metrics.fleet,
             self.archive,
             self.book,
             lambda: list(self.supervisors.values()),

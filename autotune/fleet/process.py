@@ -177,7 +177,7 @@ def _exchanged(link: Link, begin: messages.Begin, engine: Engine, seen: bool) ->
         slowest = max((pace.slowdown for pace in found if str(pace.node) == node), default=None)
         return replace(ended, nodes=len({pace.node for pace in found}), slowdown=slowest)
     except AutotuneError as error:
-        return messages.Told(str(error))
+        return messages.Told(str(error), rejected=shown)
 
 
 if __name__ == "__main__":

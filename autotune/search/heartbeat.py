@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Heartbeat:
         self._beat: Callable[[int], None] = getattr(storage, "record_heartbeat", lambda _: None)
         self.interval: float | None = getattr(storage, "get_heartbeat_interval", lambda: None)()
         self._watched: set[int] = set()
-        self._seen: set[int] = set()
+        self._seen: dict[int, float] = {}
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="autotune-heartbeat", daemon=True)
@@ -39,13 +40,9 @@ class Heartbeat:
             self._thread.start()
 
     def watch(self, trial_id: int) -> None:
-        """Beat for a trial from now on."""
-        if self.interval is None:
-            return
-        self._beat(trial_id)
+        """Beat for a trial from now on, first within an interval: one that is shorter needs no beat."""
         with self._lock:
             self._watched.add(trial_id)
-        self._seen.add(trial_id)
 
     def forget(self, trial_id: int) -> None:
         """Beat for it no more."""
@@ -53,14 +50,18 @@ class Heartbeat:
             self._watched.discard(trial_id)
 
     def greet(self, running: Iterable[FrozenTrial]) -> None:
-        """Beat once for each trial of others that is seen for the first time.
+        """Beat once for each trial of others that has been seen running for an interval.
 
         A trial without any beat never counts as dead, and its node may have died before the first one. If it
-        lives, it goes on beating.
+        lives, it goes on beating. Most have ended by then, so that a trial costs no more with many nodes.
         """
+        if self.interval is None:
+            return
+        now = time.monotonic()
         for trial in running:
-            if trial._trial_id not in self._seen:
-                self._seen.add(trial._trial_id)
+            first = self._seen.setdefault(trial._trial_id, now)
+            if now - first > self.interval and trial._trial_id not in self._watched:
+                self._seen[trial._trial_id] = float("inf")
                 self._beat(trial._trial_id)
 
     def end(self) -> None:

@@ -180,12 +180,15 @@ class SharedProposals(Proposals):
 
     @property
     def _pays(self) -> bool:
-        """Whether a trial of the others' is had for the time that this node spends on reaching them."""
-        slow = self._exchanging > SLOW_SECONDS * max(self._told, LEAST_TOLD)
-        if self._shared is None or self._began is None or not slow:
+        """Whether the others try more than this node would in the time that it spends on reaching them."""
+        if self._shared is None or self._began is None:
             return True
-        trying = time.monotonic() - self._began - self._exchanging
-        return self._exchanging <= trying * max(self._shared.running_elsewhere, 1)
+        exchanging = self._exchanging - self._shared.choosing_seconds
+        if exchanging <= SLOW_SECONDS * max(self._told, LEAST_TOLD):
+            return True
+        trying = time.monotonic() - self._began - exchanging
+        gained = self._shared.finished_elsewhere + self._shared.running_elsewhere
+        return exchanging * max(self._told, 1) <= trying * gained
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:

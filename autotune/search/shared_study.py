@@ -53,6 +53,9 @@ RETURNED = "autotune:returned"
 NODE, CONFIGURATION, WHY = "node", "configuration", "why"
 """User attributes for people who look at the study."""
 
+KEY = "key"
+"""User attribute of the study: what it is a study of."""
+
 MOST_RETRIES = 3
 """Times a trial whose node died is tried again. A node dies of much else, but a configuration that four nodes
 died of has failed."""
@@ -103,6 +106,9 @@ class SharedStudy:
         key: of the study.
         pool: the valid configurations.
         search: proposes, and learns what others found.
+
+    Attributes:
+        choosing_seconds: spent on proposals, which a node alone has to make too.
     """
 
     def __init__(self, sharing: Sharing, key: StudyKey, pool: Pool, search: PoolSearch) -> None:
@@ -110,6 +116,7 @@ class SharedStudy:
         self._pool = pool
         self._search = search
         self._checked = 0.0
+        self.choosing_seconds = 0.0
         self._claim: FrozenTrial | None = None
         self._mine: set[int] = set()
         self._learnt: set[int] = set()
@@ -128,8 +135,8 @@ class SharedStudy:
             self.refresh()
             self._before = {trial.number for trial in self.trials}
             if not self.trials:
-                for name, value in msgspec.to_builtins(key).items():
-                    self._study.set_user_attr(name, value)
+                # In one statement: nodes that begin together would wait for each other with each.
+                self._study.set_user_attr(KEY, msgspec.to_builtins(key))
         except BaseException:
             self._until_left.close()
             raise
@@ -196,7 +203,7 @@ class SharedStudy:
                 if row is not None:
                     return trial._trial_id, row
                 self.tell(trial._trial_id, None, "its row is none of the pool's")
-        while (row := self._search.ask()) is not None:
+        while (row := self._chosen()) is not None:
             following = len(self.trials)
             made = self._create(TrialState.RUNNING, row)
             self._mine.add(made)
@@ -211,6 +218,12 @@ class SharedStudy:
                 return made, row
             self.hand_back(made)
         return None
+
+    def _chosen(self) -> int | None:
+        began = time.monotonic()
+        row = self._search.ask()
+        self.choosing_seconds += time.monotonic() - began
+        return row
 
     def tell(self, trial_id: int, value: float | None, why: str = "") -> None:
         """Tell the others how a trial ended.

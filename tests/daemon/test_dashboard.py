@@ -39,6 +39,7 @@ def exposed() -> dict[str, set[str]]:
     metrics.leases(1)
     metrics.disk_full(False)
     metrics.error("x")
+    metrics.fleet.expose(True)
     families = text_string_to_metric_families(metrics.text().decode())
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 

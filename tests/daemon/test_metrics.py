@@ -17,7 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from autotune.config import MetricsSettings
 from autotune.daemon import exposition
 from autotune.daemon.exposition import Health, Server, TextfileWriter
+from autotune.daemon.fleet_messages import Told
 from autotune.daemon.metrics import Metrics
+from autotune.store.fleet import Summary, winner_entry
+from tests.store.factories import winner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -290,3 +293,40 @@ def test_a_folder_that_is_missing_is_logged_once_and_tried_again(
 def _wait_for(path: Path) -> None:
     while not path.exists():
         time.sleep(0.001)
+
+
+def test_a_node_without_a_fleet_has_none_to_lose() -> None:
+    metrics = Metrics()
+    assert b"autotune_fleet" not in metrics.text()
+    metrics.fleet.expose(True)
+    assert 0 == samples(metrics.text())["autotune_fleet_connected"]
+    metrics.fleet.expose(False)
+    assert b"autotune_fleet" not in metrics.text()
+
+
+def test_what_is_exchanged_with_the_fleet_is_counted() -> None:
+    metrics = Metrics()
+    metrics.fleet.expose(True)
+    ours, theirs = (winner_entry(node, winner(m)) for m, node in ((1, "ours"), (2, "theirs")))
+    metrics.fleet.sent([ours.kind, "refutation"])
+    metrics.fleet.received([ours, theirs], "ours")
+    metrics.fleet.stands(Summary(waiting=3, known=9, unverified=2))
+    metrics.fleet.exchanged(Told(rejected=4, slowdown=1.25), at=1000.0)
+    metrics.fleet.exchanged(Told("gone"), at=2000.0)
+    found = {
+        name.removeprefix("autotune_fleet_"): value
+        for name, value in samples(metrics.text()).items()
+        if name.startswith("autotune_fleet_") and value
+    }
+    assert found == {
+        "last_exchange_timestamp_seconds": 1000.0,
+        "exchanges_total{result=ok}": 1.0,
+        "exchanges_total{result=failed}": 1.0,
+        "outbox_entries": 3.0,
+        "unverified_winners": 2.0,
+        "entries_total{direction=sent,kind=winner}": 1.0,
+        "entries_total{direction=sent,kind=refutation}": 1.0,
+        "entries_total{direction=received,kind=winner}": 1.0,
+        "rejected_entries_total": 4.0,
+        "slowdown_ratio": 1.25,
+    }

@@ -148,6 +148,17 @@ class PostgresServer:
         """Remove a database, whoever is connected."""
         self.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
+    def dump(self, name: str, path: Path) -> Path:
+        """Back a database up, as its operator does."""
+        self._program_on("pg_dump", ["--format=custom", f"--file={path}"], name)
+        return path
+
+    def restore(self, name: str, backup: Path) -> None:
+        """Put a database back, whoever is connected and whatever is in it."""
+        self.drop(name)
+        self.sql(f"CREATE DATABASE {name}")
+        self._program_on("pg_restore", ["--single-transaction", "--exit-on-error", str(backup)], name)
+
     def _make(self) -> None:
         data = self.folder / "data"
         arguments = [
@@ -183,22 +194,13 @@ class PostgresServer:
             self.sql(f"CREATE ROLE {login} LOGIN PASSWORD '{PASSWORD}' IN ROLE {role}")
 
     def _psql(self, arguments: list[str], database: str) -> str:
-        flags = [
-            "-X",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-h",
-            str(self.folder),
-            "-p",
-            str(self.port),
-            "-U",
-            "postgres",
-        ]
+        return self._program_on("psql", ["-X", "-v", "ON_ERROR_STOP=1", *arguments], database)
+
+    def _program_on(self, name: str, arguments: list[str], database: str) -> str:
+        """Have one of PostgreSQL's programs do something as the superuser; returns what it printed."""
+        flags = ["-h", str(self.folder), "-p", str(self.port), "-U", "postgres", "-d", database]
         done = subprocess.run(
-            [_program("psql"), *flags, "-d", database, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
+            [_program(name), *flags, *arguments], capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise RuntimeError(done.stderr)

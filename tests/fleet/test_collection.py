@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from autotune.cli.sweep import _exported
+from autotune.cli.sweep import _concluded, _exported
 from autotune.errors import UsageError
 from autotune.exports import bundle
 from autotune.fingerprint import Device
@@ -70,6 +70,24 @@ def test_vllms_folder_has_every_batch_size_in_one_file(results, tmp_path) -> Non
     [table] = [path for path in files if path.name.startswith("E=384,N=256")]
     rows = json.loads(table.read_text())
     assert 16 == rows["16"]["BLOCK_SIZE_M"] == rows["64"]["BLOCK_SIZE_M"]
+
+
+def test_an_export_that_cannot_be_written_is_told_after_all_else(
+    results, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AUTOTUNE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("AUTOTUNE_CONFIG", str(tmp_path / "config.toml"))
+    (tmp_path / "config.toml").touch()
+    order = replace(ORDER, device=GPU.digest)
+    done = [(order, one) for one in results]
+    assert 0 == _concluded(done, 3, False, ("vllm-moe", tmp_path / "right"), True)
+    assert [*map(str, (tmp_path / "right").iterdir())] == json.loads(capsys.readouterr().out)["files"]
+    (tmp_path / "configs").touch()
+    with pytest.raises(UsageError, match="cannot be written"):
+        _concluded(done, 3, False, ("vllm-moe", tmp_path / "configs"), False)
+    told = capsys.readouterr().out
+    assert "kept as bundle" in told
+    assert "2 of 3 problems decided" in told
 
 
 @pytest.mark.fleet

@@ -9,6 +9,7 @@ import pytest
 
 from autotune.daemon.control import Status
 from tests.daemon.running import SETTINGS, RunningDaemon
+from tests.daemon.test_metrics import samples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,14 @@ name = "{name}"
 poll_seconds = 0.5
 """
     (folder / name).mkdir()
-    return RunningDaemon(folder / name, SETTINGS + section)
+    exposed = f'address = ""\ntextfile = "{folder / name}/metrics.prom"\ntextfile_seconds = 1'
+    return RunningDaemon(folder / name, SETTINGS.replace('address = ""', exposed) + section)
+
+
+def metrics_of(running: RunningDaemon) -> dict[str, float]:
+    """What it exposes of the fleet."""
+    found = samples((running.folder / "metrics.prom").read_bytes())
+    return {name.removeprefix("autotune_fleet_"): value for name, value in found.items() if "_fleet_" in name}
 
 
 def fleet_of(running: RunningDaemon) -> dict[str, object]:
@@ -59,6 +67,7 @@ def test_a_daemon_starts_warm_verifies_on_its_own_device_and_serves_through_an_o
         database.server.stop()
         try:
             two.wait_until(lambda: fleet_of(two)["failure"])
+            two.wait_until(lambda: metrics_of(two)["connected"] == 0)
             assert "fleet" == two.look_up("steady", rows=8, width=8)[0]
             two.command("resume")
             two.wait_until(lambda: two.look_up("steady", rows=8, width=8)[0] == "exact")
@@ -67,6 +76,10 @@ def test_a_daemon_starts_warm_verifies_on_its_own_device_and_serves_through_an_o
         two.wait_until(lambda: database.sql("SELECT outcome FROM fleet.verification") == "holds")
         assert "1" == database.sql("SELECT count(*) FROM fleet.entry")
         assert "2" == database.sql("SELECT count(*) FROM fleet.node")
+        two.wait_until(lambda: metrics_of(two)["entries_total{direction=sent,kind=verification}"] == 1)
+        told = metrics_of(two)
+        assert (1, 1) == (told["connected"], told["entries_total{direction=received,kind=winner}"])
+        assert (0, 0) == (told["outbox_entries"], told["unverified_winners"])
 
 
 def _read(path: str) -> bytes:

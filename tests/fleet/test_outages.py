@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +18,7 @@ from tests.store.factories import ROOT, problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from tests.fleet.nodes import Node
     from tests.fleet.postgres import Database
@@ -100,25 +104,62 @@ def test_a_database_that_is_wiped_is_filled_again_by_what_each_node_knows(
     assert problem(3).key in lost.winners()
 
 
-def test_a_database_that_is_put_back_to_a_backup_gets_what_was_written_since(
-    nodes: Nodes, database: Database
+class GoingOn:
+    """Nodes that decide and exchange, each in a thread of its own, until they are told to end."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes = nodes
+        self.decided: list[list[int]] = [[] for _ in nodes]
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._go_on, args=[place]) for place in range(len(nodes))]
+
+    def __enter__(self) -> GoingOn:
+        for node, thread in zip(self.nodes, self._threads, strict=True):
+            node.close()  # a history is used by the thread that opened it
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for node, thread in zip(self.nodes, self._threads, strict=True):
+            thread.join()
+            node.reopen()
+
+    def wait_for_more(self) -> None:
+        """Until each has decided, and tried to tell the fleet, since."""
+        before = [len(one) for one in self.decided]
+        deadline = time.monotonic() + 120
+        while any(len(one) < count + 2 for one, count in zip(self.decided, before, strict=True)):
+            assert time.monotonic() < deadline, "a node does not go on"
+            time.sleep(0.05)
+
+    def _go_on(self, place: int) -> None:
+        node = self.nodes[place]
+        node.reopen()
+        while not self._over.is_set():
+            size = 100 * (1 + place) + len(self.decided[place])
+            node.decide(size)
+            node.try_exchange()
+            self.decided[place].append(size)
+        node.close()
+
+
+def test_a_backup_that_is_restored_while_nodes_go_on_gets_what_was_written_since(
+    nodes: Nodes, database: Database, tmp_path: Path
 ) -> None:
-    fleet = [nodes() for _ in range(3)]
+    """With `pg_dump` and `pg_restore`."""
+    fleet = [nodes() for _ in range(2)]
     fleet[0].decide(1)
-    converge(fleet)
-    backup = database.sql("SELECT max(seq) FROM fleet.entry")
-    database.sql("CREATE TABLE IF NOT EXISTS fleet.backup_node AS SELECT * FROM fleet.node")
     fleet[1].decide(2)
-    fleet[2].decide(3)
     converge(fleet)
-    # What a restored backup looks like: earlier rows, an earlier number to come next, nodes as they stood.
-    database.sql(f"DELETE FROM fleet.entry WHERE seq > {backup}")
-    database.sql(f"SELECT setval('fleet.entry_seq', {backup})")
-    database.sql("DELETE FROM fleet.node; INSERT INTO fleet.node SELECT * FROM fleet.backup_node")
-    database.sql("DROP TABLE fleet.backup_node")
-    fleet[2].decide(4)
-    converge([fleet[2], fleet[0], fleet[1]])
-    assert_all_know(fleet, [1, 2, 3, 4], database)
+    backup = database.server.dump(database.name, tmp_path / "fleet.dump")
+    with GoingOn(fleet) as going:
+        going.wait_for_more()
+        assert int(database.sql("SELECT count(*) FROM fleet.entry")) > 2
+        database.server.restore(database.name, backup)
+        going.wait_for_more()
+    converge(fleet)
+    assert_all_know(fleet, [1, 2, *itertools.chain(*going.decided)], database)
 
 
 def test_over_a_slow_network_everything_arrives(nodes: Nodes, database: Database) -> None:

@@ -199,6 +199,25 @@ def test_two_that_choose_at_once_do_not_choose_the_same(studies) -> None:
         other.leave()
 
 
+def test_what_others_run_costs_a_node_no_statement_each(studies) -> None:
+    from sqlalchemy import event
+
+    sharing = sharing_of(studies.settings(heartbeat_seconds=300))
+    assert sharing is not None
+    one, *others = (SharedStudy(sharing, KEY, SPACE.pool, PoolSearch(SPACE.pool, 0)) for _ in range(4))
+    said: list[int] = []
+    event.listen(one._storage._backend.engine, "after_cursor_execute", lambda *_: said.append(1))
+    taken = []
+    for other in others:
+        other.ask()
+        said.clear()
+        one.refresh()
+        taken.append(len(said))
+    assert [taken[0]] * 3 == taken
+    for study in (one, *others):
+        study.leave()
+
+
 def test_tables_are_made_by_their_owner_alone_and_nothing_is_deleted_by_nodes(database) -> None:
     with pytest.raises(FleetError):
         make_tables(database.settings("node"))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,37 @@ def test_a_lost_node_costs_a_retry_and_no_problem(raylets: Any, cluster: Cluster
 
 
 @pytest.mark.slow
+def test_one_command_writes_the_folder_that_vllm_reads_though_a_raylet_dies(
+    raylets: Any, environment: dict[str, str], tmp_path: Path
+) -> None:
+    raylets.nodes.append(
+        raylets.add_node(num_cpus=1, resources=json.loads(resources([CPU])), object_store_memory=80 * 2**20)
+    )
+    sizes = "experts=4,top_k=2,hidden=64,intermediate=64"
+    words = ["fused_moe", "-p", f"tokens=4,{sizes}", "--on", "ray", "--budget", "40s"]
+    folder = tmp_path / "configs"
+    running = run(environment, *words, "--export", "vllm-moe", str(folder), "--json")
+    deadline = time.monotonic() + 150
+    busy: list[Any] = []
+    while time.monotonic() < deadline and not busy and running.poll() is None:
+        time.sleep(0.2)
+        busy = [node for node in raylets.nodes if _raylet(node) in _raylets_at_work()]
+    assert busy, running.communicate()
+    raylets.nodes.remove(busy[0])
+    raylets.remove_node(busy[0], allow_graceful=False)
+    out, err = running.communicate(timeout=300)
+    assert 0 == running.returncode, err
+    told = json.loads(out)
+    assert ([], 1) == (told["failures"], len(told["winners"]))
+    [file] = folder.iterdir()
+    assert [str(file)] == told["files"]
+    assert file.name.startswith("E=4,N=64,device_name=")
+    rows = json.loads(file.read_text())
+    assert {"triton_version", "4"} == set(rows)
+    assert {"BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M"} <= set(rows["4"])
+
+
+@pytest.mark.slow
 def test_a_task_that_fails_on_every_node_is_told_and_the_others_go_on(cluster: Cluster) -> None:
     [kind] = cluster.kinds()
     bad = replace(ORDER, modules=(KERNELS, "no_such_module_anywhere"))
@@ -207,6 +239,23 @@ def workers() -> list[int]:
         words = process.info["cmdline"] or []
         if any("autotune.worker" in word for word in words) and _below_ray(process):
             found.append(process.pid)
+    return found
+
+
+def _raylet(node: Any) -> int:
+    """The process of a node of the cluster."""
+    return int(node.all_processes["raylet"][0].process.pid)
+
+
+def _raylets_at_work() -> set[int]:
+    """The raylets below which a worker of ours runs."""
+    import psutil
+
+    found = set()
+    for worker in workers():
+        with suppress(psutil.Error):
+            parents = psutil.Process(worker).parents()
+            found |= {parent.pid for parent in parents if parent.name() == "raylet"}
     return found
 
 
