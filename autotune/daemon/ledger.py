@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from autotune.daemon import messages
 from autotune.errors import AutotuneError, StateError
+from autotune.store.parties import INTERRUPTED
 from autotune.store.records import Trial, Verdict
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Ledger:
                 trial = Trial(number, configuration, preempted, stage, why, started_at=started_at)
                 history.add_trial(study, trial)
                 self._metrics.trial(self._device, preempted)
-            history.end_study(study, "interrupted")
+            history.end_study(study, INTERRUPTED)
         except StateError as error:
             self._archive.unwritten(error)
 
@@ -118,9 +119,10 @@ class Ledger:
                 self._study = history.begin_study(key, dimensions, seed=seed, space_facts=facts)
                 return self._study
             case messages.AddTrial(study, trial):
-                history.add_trial(study, trial)
+                number = history.add_trial(study, trial)
                 self._flying = None
                 self._metrics.trial(self._device, trial.verdict)
+                return number
             case messages.EndStudy(study, reason):
                 history.end_study(study, reason)
                 self._study = 0
