@@ -4,7 +4,7 @@ itself."""
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from autotune.daemon import messages
 from autotune.errors import AutotuneError, StateError
@@ -14,7 +14,6 @@ from autotune.store.records import Trial, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from autotune.daemon.archive import Archive
     from autotune.daemon.metrics import Metrics
     from autotune.store.history import History
     from autotune.store.records import Choice, Configuration
@@ -27,6 +26,22 @@ class InFlight(NamedTuple):
     configuration: Configuration
     stage: str
     started_at: float
+
+
+class Keeper(Protocol):
+    """What holds the history: the daemon's archive, or a command.
+
+    Attributes:
+        history: None while it cannot be opened.
+    """
+
+    history: History | None
+
+    def unwritten(self, error: StateError) -> None:
+        """A record could not be kept."""
+
+    def catch_up(self) -> None:
+        """Publish winners that look-ups do not know."""
 
 
 class Ledger:
@@ -46,7 +61,7 @@ class Ledger:
         self,
         device: str,
         metrics: Metrics,
-        archive: Archive,
+        archive: Keeper,
         published: Callable[[], None],
     ) -> None:
         self.failure = ""

@@ -68,7 +68,8 @@ class Contender:
     def of(cls, trial: Trial, objective: Objective = LATENCY) -> Contender:
         """The contender that a trial makes."""
         error, memory, screened = trial.error or 0.0, trial.memory_bytes or 0, _screened(trial, objective)
-        return cls(trial_slot(trial.configuration), trial.configuration, error, memory, trial.number, screened)
+        slot = trial_slot(trial.configuration)
+        return cls(slot, trial.configuration, error, memory, trial.number, screened)
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ class SharedProposals(Proposals):
     def _pays(self) -> bool:
         """Whether a trial of the others' is had for the time that this node spends on reaching them."""
         slow = self._exchanging > SLOW_SECONDS * max(self._told, LEAST_TOLD)
-        if self._shared is None or self._began is None or not slow:
+        if self._sharing.patient or self._shared is None or self._began is None or not slow:
             return True
         trying = time.monotonic() - self._began - self._exchanging
         return self._exchanging <= trying * max(self._shared.running_elsewhere, 1)

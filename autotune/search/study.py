@@ -142,6 +142,7 @@ class Study:
                 verdict is `preempted` where the deadline came first.
             KeyboardInterrupt: asked to stop; every finished trial is in the history.
         """
+        began = time.time()
         facts = {"configurations": len(self.space), "offers": [asdict(offer) for offer in self.space.offers]}
         dimensions = self.space.problem.dimensions
         self.id = self.history.begin_study(self.key, dimensions, seed=self.seed, space_facts=facts)
@@ -149,8 +150,12 @@ class Study:
         try:
             self._start()
             self._proposals = self._begin_proposals()
-            reason = self.progress.end_reason = self._search()
-            if not self._proposals.claim():
+            incumbent = self._current_winner() if self._sharing else None
+            # By an equal device of this host, while this one prepared.
+            decided = incumbent is not None and incumbent.decided_at >= began
+            if not decided:
+                reason = self.progress.end_reason = self._search()
+            if decided or not self._proposals.claim():
                 reason = self.progress.end_reason = DECIDED_ELSEWHERE
                 self._report(phase="done")
                 return None
