@@ -130,7 +130,7 @@ def _checked(worker: Worker, wanted: Problem, configuration: dict[str, Any], lim
     try:
         worker.build("corner", configuration)
         error = worker.check("corner", SEED)
-        if error > limit:
+        if not error <= limit:  # a number that is none is wrong, too
             failure = f"wrong: relative error {error:.2e} exceeds {limit:.2e}"
     except TrialError as trial:
         failure = f"{trial.verdict}: {trial.reason}"

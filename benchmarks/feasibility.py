@@ -1,6 +1,6 @@
 """How many configurations that a space declares valid for a GPU the compiler rejects, without having the GPU.
 
-    python benchmarks/feasibility.py [--device nvidia-h200 ...] [--workload linear ...] [--sample N | --corners N]
+    python benchmarks/feasibility.py [--device nvidia-h200 ...] [--workload ...] [--sample N | --corners N]
 
 For every device named, every problem of `space_corners.py` and every implementation with kernels of our own,
 configurations are drawn at random from the valid ones, or taken from the space's corners, and compiled for
