@@ -226,7 +226,7 @@ def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
 
 
 def _rotary_dim(fields: Fields, head_dim: int) -> int:
-    """How much of a head is turned: all of it, or what the partial factor leaves, rounded as Transformers does."""
+    """How much of a head is turned: all of it, or what the partial factor leaves."""
     rope = fields.value("rope_parameters")
     factor = rope.get("partial_rotary_factor") if isinstance(rope, dict) else None
     factor = fields.value("partial_rotary_factor") if factor is None else factor
