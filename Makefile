@@ -4,7 +4,7 @@
 # make test-fleet  the fleet against PostgreSQL, which the tests start by themselves; also those that take minutes
 # make faults  the daemon's fault campaign; FAULT_KILLS=200 for the whole of it
 # make soak    the daemon under random use and kills for SOAK_SECONDS, half an hour by default
-# make gpu     on a machine with a GPU: its tests, benchmarks/gpu.py and landscapes, all into GPU_OUT (build/gpu)
+# make gpu     on a machine with a GPU: corners, tests, benchmarks/gpu.py, seeds, landscapes, into GPU_OUT (build/gpu)
 # make check   formatting, lint and types
 # make bench   the benchmarks
 # make deb     the Debian package, in build/; `make test-deb` installs it in a chroot, as root
@@ -17,11 +17,13 @@ BUDGET ?= 240s
 JOBS ?= 2
 GPU_OUT ?= $(CURDIR)/build/gpu
 RECORD ?= 10m
+GPU_DEVICE ?= cuda
 
+SHELL := /bin/bash
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help tune test test-slow test-web test-fleet faults soak gpu check bench deb test-deb clean
+.PHONY: help tune test test-slow test-web test-fleet faults soak gpu gpu-corners gpu-seed check bench deb test-deb clean
 .DEFAULT_GOAL := help
 
 help:
@@ -69,12 +71,28 @@ gpu: $(INSTALLED)
 		echo "make gpu: torch in $(VENV) finds no CUDA device; it is for a machine with an NVIDIA GPU" >&2; exit 2; }
 	@mkdir -p "$(GPU_OUT)/landscapes"
 	AUTOTUNE_CACHE_DIR="$(GPU_OUT)/cache" $(BIN)/autotune fingerprint --json > "$(GPU_OUT)/fingerprint.json"
+	-@$(MAKE) --no-print-directory gpu-corners
 	-$(BIN)/python -m pytest -m gpu -q tests tests/fingerprint/real_nvml.py > "$(GPU_OUT)/tests.txt" 2>&1
+	-AUTOTUNE_CACHE_DIR="$(GPU_OUT)/cache" $(BIN)/python benchmarks/gpu.py --out "$(GPU_OUT)" | tee "$(GPU_OUT)/gpu.txt"
+	-@$(MAKE) --no-print-directory gpu-seed
 	-cd "$(GPU_OUT)/landscapes" && for m in 1 16 256; do AUTOTUNE_CACHE_DIR="$(GPU_OUT)/cache" \
 		"$(abspath $(BIN))/autotune" record linear -p m=$$m,n=2112,k=7168 --device cuda --budget $(RECORD) --json \
 		>> ../record.json; done
-	-AUTOTUNE_CACHE_DIR="$(GPU_OUT)/cache" $(BIN)/python benchmarks/gpu.py --out "$(GPU_OUT)" | tee "$(GPU_OUT)/gpu.txt"
 	@echo "everything is in $(GPU_OUT)"
+
+# GPU_DEVICE=cpu checks what a CPU has; CORNERS_OF="--workload rope" only that.
+gpu-corners: $(INSTALLED)
+	@mkdir -p "$(GPU_OUT)"
+	set -o pipefail; AUTOTUNE_CACHE_DIR="$(GPU_OUT)/cache" $(BIN)/python benchmarks/correctness.py \
+		--device $(GPU_DEVICE) --out "$(GPU_OUT)/correctness.json" $(CORNERS_OF) | tee "$(GPU_OUT)/correctness.txt"
+
+# What benchmarks/gpu.py proved, as db/seed/ has it: copy $(GPU_OUT)/seed/*.bundle there to ship it.
+gpu-seed: $(INSTALLED)
+	@test -e "$(GPU_OUT)/state/history.db" || { \
+		echo "make gpu-seed: $(GPU_OUT)/state holds no history; benchmarks/gpu.py --out $(GPU_OUT) makes it" >&2; exit 2; }
+	@mkdir -p "$(GPU_OUT)/seed"
+	family=$$($(BIN)/python -c 'from autotune.fingerprint import device_named as d; print(d("$(GPU_DEVICE)").family)') && \
+		AUTOTUNE_STATE_DIR="$(GPU_OUT)/state" $(BIN)/autotune export bundle --force --to "$(GPU_OUT)/seed/$$family.bundle"
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from autotune.errors import TrialError
+from autotune.store.records import Verdict
+from benchmarks.correctness import _checked
 from benchmarks.gpu import judged
 
 ROOT = Path(__file__).parents[1]
@@ -75,3 +79,41 @@ def test_goals_are_judged_by_the_worst_and_by_geometric_means() -> None:
     assert (0.89, False) == found["rms_norm, silu_and_mul: least share of copy bandwidth"]
     assert found["yield: longest time until a killed worker's memory is free, in seconds"][1]
     assert found["noise: spread of 20 final decisions' ratios"][1]
+
+
+class Checker:
+    """A worker whose configurations are off by their `error`, or crash."""
+
+    def build(self, slot: str, configuration: dict) -> None:
+        self._error = configuration["error"]
+
+    def check(self, slot: str, seed: int) -> float:
+        if self._error is None:
+            raise TrialError(Verdict.CRASHED, "segmentation fault")
+        return self._error
+
+    def release(self, slot: str) -> None:
+        """Nothing is held."""
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (0.001, ""),
+        (0.2, "wrong: relative error 2.00e-01 exceeds 1.00e-01"),
+        (float("nan"), "wrong: relative error nan exceeds 1.00e-01"),
+        (None, "crashed: segmentation fault"),
+    ],
+)
+def test_a_corner_that_is_wrong_or_crashes_costs_a_row(error, failure) -> None:
+    assert failure == _checked(Checker(), "rope(...)", {"error": error}, 0.1)["failure"]
+
+
+def test_the_corners_of_a_space_are_checked_on_the_device_that_is_there(tmp_path) -> None:
+    words = [sys.executable, str(ROOT / "benchmarks" / "correctness.py"), "--device", "cpu", "--corners", "2"]
+    words += ["--workload", "rope", "-p", "tokens=8,heads=2,kv_heads=1,head_dim=32,rotary_dim=16"]
+    done = subprocess.run([*words, "--out", str(tmp_path / "out.json")], capture_output=True, text=True)
+    assert 0 == done.returncode, done.stderr
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert f"{len(rows)} configurations, 0 failed" in done.stdout
+    assert all(0 <= row["error"] < 0.01 for row in rows)

@@ -137,10 +137,12 @@ def tune(
             json=json,
         )
     device = _host_device(device_name)
+    # A kind is meant as all its equal devices, an index as that device.
+    together = device_name == device.kind
     goal.check_measurable(options.name_of(device))
     try:
         outcomes, interrupted = _tune(
-            problems, device, goal, seconds, trials, again, seed, module or [], show=not json
+            problems, device, together, goal, seconds, trials, again, seed, module or [], show=not json
         )
     except (HistoryLockedError, StateDirError) as refused:
         return _ask_daemon(problems, goal, again, refused, json)
@@ -193,6 +195,7 @@ def _host_device(name: str | None) -> Device:
 def _tune(
     problems: list[Problem],
     device: Device,
+    together: bool,
     goal: Goal,
     seconds: float | None,
     trials: int | None,
@@ -201,7 +204,11 @@ def _tune(
     modules: list[str],
     show: bool,
 ) -> tuple[list[Outcome], bool]:
-    """Tune the problems; returns what was decided, and whether it was interrupted."""
+    """Tune the problems; returns what was decided, and whether it was interrupted.
+
+    Args:
+        together: whether idle devices of this host that are equal take part.
+    """
     from autotune.cli.progress import Display
     from autotune.config import load_settings
     from autotune.fingerprint import probe
@@ -222,13 +229,21 @@ def _tune(
     )
     rules = Rules(margin=measure.margin, confidence=measure.confidence)
     outcomes: list[Outcome] = []
-    with open_history() as history, configured_worker(settings.worker, device, modules) as worker:
+    total = seconds if seconds is not None else study_seconds * len(problems)
+    with open_history() as history, Display(total, len(problems), show) as display:
         for notice in history.notices:
             print(f"autotune: {notice}", file=sys.stderr)
-        total = seconds if seconds is not None else study_seconds * len(problems)
-        with Display(total, len(problems), show) as display:
+        history.record_devices(host)
+        if together and sum(one.digest == device.digest for one in host) > 1:
+            from autotune.cli.equal_devices import EqualDevices, idle_equals
+
+            equals = idle_equals(device, host, settings, history.state.path)
+            if equals:
+                crew = EqualDevices([device, *equals], settings, history, problems, display)
+                interrupted = crew.tune(goal, budget, total, again, seed, modules)
+                return crew.outcomes, interrupted
+        with configured_worker(settings.worker, device, modules) as worker:
             try:
-                history.record_devices(host)
                 tuner = Tuner(history, worker, device, rules, seed, sharing=_sharing(settings))
                 for outcome in tuner.tune_all(
                     problems, goal, budget, total, again=again, observe=display.update

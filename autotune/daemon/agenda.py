@@ -54,6 +54,7 @@ class Agenda:
         self._book = book
         self._loop = loop
         self._due = due
+        self._supervisors: list[Supervisor] = []
         self._planned: dict[str, list[Problem]] = {}
         self._standing: dict[str, list[Standing]] = {}
         self._current: dict[str, set[tuple[str, str, str]]] = {}
@@ -64,6 +65,7 @@ class Agenda:
     def serve(self, settings: Settings, history: HistoryReader, supervisors: Sequence[Supervisor]) -> None:
         """Begin, or begin anew with other settings."""
         self._settings = settings
+        self._supervisors = list(supervisors)
         self._resting.clear()
         self._items.clear()
         problems = _planned(settings.daemon.models)
@@ -77,7 +79,6 @@ class Agenda:
                 # Nothing has to be imported to know their names.
                 supervisor.workloads = _known_workloads()
             self.refresh(supervisor, history)
-        self._supervisors = list(supervisors)
 
     def refresh(self, supervisor: Supervisor, history: HistoryReader) -> None:
         """Read again what is decided for a device."""
@@ -110,7 +111,8 @@ class Agenda:
         now = time.monotonic()
         if items is None or now - made_at > FRESH_SECONDS:
             name = supervisor.name
-            outlook = Outlook(name, supervisor.stack, self._standing[name], self._settings, time.time())
+            equals = frozenset(one.name for one in self._equals(supervisor))
+            outlook = Outlook(equals, supervisor.stack, self._standing[name], self._settings, time.time())
             items = outlook.items(self._book, self._planned[name], supervisor.workloads)
             self._items[name] = (now, items)
         return items
@@ -139,7 +141,7 @@ class Agenda:
         )
         taken = self._book.note(entry)
         if taken:
-            self._items.pop(supervisor.name, None)
+            self._make_anew(supervisor)
         return taken
 
     def note_order(self, supervisor: Supervisor, wanted: Wanted, order: Ask) -> None:
@@ -155,9 +157,10 @@ class Agenda:
             again=order.again,
         )
         self._book.note(entry)
-        for key in [key for key in self._resting if key[:2] == (supervisor.name, wanted.workload)]:
+        equals = {one.name for one in self._equals(supervisor)}
+        for key in [key for key in self._resting if key[0] in equals and key[1] == wanted.workload]:
             del self._resting[key]
-        self._items.pop(supervisor.name, None)
+        self._make_anew(supervisor)
 
     def finished(self, supervisor: Supervisor, item: Item, ended: Ended, retry_seconds: float) -> None:
         """Note what became of something."""
@@ -170,13 +173,23 @@ class Agenda:
             self._resting[rest] = (time.monotonic() + retry_seconds, 0)
         else:
             wait = DAY if ended.refusal else RESTED_SECONDS
-            self._resting[rest] = (time.monotonic() + wait, 0)
+            for equal in self._equals(supervisor):
+                self._resting[_rest(equal, item)] = (time.monotonic() + wait, 0)
         if item.request is not None and not ended.elsewhere:
             if ended.failure:
                 self._book.fail(item.request, ended.failure, retry_seconds)
             else:
                 self._book.settle(item.request)
-        self._items.pop(supervisor.name, None)
+        self._make_anew(supervisor)
+
+    def _equals(self, supervisor: Supervisor) -> list[Supervisor]:
+        """The devices of this host that are equal, itself among them: they work on the same studies."""
+        return [one for one in self._supervisors if one.device.digest == supervisor.device.digest]
+
+    def _make_anew(self, supervisor: Supervisor) -> None:
+        """Put the lists of a device and its equals together anew when they are asked for."""
+        for equal in self._equals(supervisor):
+            self._items.pop(equal.name, None)
 
     def _know_current(self, supervisor: Supervisor) -> None:
         """Keep at hand what is decided under the present stack: each request asks for it."""
@@ -190,7 +203,8 @@ class Agenda:
     def _set_alarm(self, supervisor: Supervisor) -> None:
         """Wake up when the next thing is due that must wait now."""
         now, today = time.monotonic(), time.time()
-        waits = [entry.waits(today) for entry in self._book if entry.device == supervisor.name]
+        equals = {one.name for one in self._equals(supervisor)}
+        waits = [entry.waits(today) for entry in self._book if entry.device in equals]
         waits += [until - now for until, _ in self._resting.values()]
         waits = [wait for wait in waits if wait > 0]
         if waits and (self._alarm is None or not self._alarm.waiting or self._alarm.due > now + min(waits)):

@@ -4,16 +4,16 @@ itself."""
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from autotune.daemon import messages
 from autotune.errors import AutotuneError, StateError
+from autotune.store.parties import INTERRUPTED
 from autotune.store.records import Trial, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from autotune.daemon.archive import Archive
     from autotune.daemon.metrics import Metrics
     from autotune.store.history import History
     from autotune.store.records import Choice, Configuration
@@ -26,6 +26,22 @@ class InFlight(NamedTuple):
     configuration: Configuration
     stage: str
     started_at: float
+
+
+class Keeper(Protocol):
+    """What holds the history: the daemon's archive, or a command.
+
+    Attributes:
+        history: None while it cannot be opened.
+    """
+
+    history: History | None
+
+    def unwritten(self, error: StateError) -> None:
+        """A record could not be kept."""
+
+    def catch_up(self) -> None:
+        """Publish winners that look-ups do not know."""
 
 
 class Ledger:
@@ -45,7 +61,7 @@ class Ledger:
         self,
         device: str,
         metrics: Metrics,
-        archive: Archive,
+        archive: Keeper,
         published: Callable[[], None],
     ) -> None:
         self.failure = ""
@@ -103,7 +119,7 @@ class Ledger:
                 trial = Trial(number, configuration, preempted, stage, why, started_at=started_at)
                 history.add_trial(study, trial)
                 self._metrics.trial(self._device, preempted)
-            history.end_study(study, "interrupted")
+            history.end_study(study, INTERRUPTED)
         except StateError as error:
             self._archive.unwritten(error)
 
@@ -118,9 +134,10 @@ class Ledger:
                 self._study = history.begin_study(key, dimensions, seed=seed, space_facts=facts)
                 return self._study
             case messages.AddTrial(study, trial):
-                history.add_trial(study, trial)
+                number = history.add_trial(study, trial)
                 self._flying = None
                 self._metrics.trial(self._device, trial.verdict)
+                return number
             case messages.EndStudy(study, reason):
                 history.end_study(study, reason)
                 self._study = 0

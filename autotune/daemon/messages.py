@@ -28,6 +28,8 @@ class Begin(_Message, frozen=True):
     Attributes:
         device: its name, e.g. `cpu`.
         state_dir: the folder of the history.
+        together: whether equal devices of this host search too.
+        seed: of inputs, proposals and the final's order.
     """
 
     device: str
@@ -36,6 +38,8 @@ class Begin(_Message, frozen=True):
     measure: MeasureSettings
     study: StudySettings
     fleet: FleetSettings = FleetSettings()
+    together: bool = False
+    seed: int = 0
 
 
 class Work(_Message, frozen=True):
@@ -57,6 +61,33 @@ class Work(_Message, frozen=True):
     objective: str = "latency"
     max_error: float | None = None
     seconds: float = 60.0
+    trials: int | None = None
+    again: bool = False
+
+
+class Planned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A problem of a plan."""
+
+    workload: str
+    dimensions: dict[str, int | str]
+
+
+class Plan(_Message, frozen=True):
+    """Tune problems one after the other, tell of each how it `Ended`, and end.
+
+    Attributes:
+        problems: the most valuable first.
+        seconds: the most that one study may spend.
+        total_seconds: for all of them.
+        trials: most configurations tried for one problem; None for no limit.
+        again: whether to decide anew what was decided before.
+    """
+
+    problems: tuple[Planned, ...]
+    objective: str
+    max_error: float | None
+    seconds: float
+    total_seconds: float
     trials: int | None = None
     again: bool = False
 
@@ -91,9 +122,10 @@ class Progressed(_Message, frozen=True):
 
 
 class Ended(_Message, frozen=True):
-    """What became of a `Work`.
+    """What became of a `Work`, or of a problem of a `Plan`.
 
     Attributes:
+        place: of the problem in the plan.
         key: of the problem; empty when there is no such problem.
         fresh: whether it was decided now; else an earlier study had decided it.
         is_baseline: whether nothing beat the baseline.
@@ -101,7 +133,8 @@ class Ended(_Message, frozen=True):
         speedup: over the baseline, as proven.
         refusal: why it can never be tuned, one line; empty if it can.
         failure: why the study failed, one line; empty if it did not.
-        elsewhere: whether another node that searched too decides; its winner comes with the fleet's.
+        elsewhere: whether another node or device that searched too decides; a node's winner comes with the
+            fleet's.
     """
 
     key: str = ""
@@ -112,6 +145,7 @@ class Ended(_Message, frozen=True):
     refusal: str = ""
     failure: str = ""
     elsewhere: bool = False
+    place: int = 0
 
 
 class Broken(_Message, frozen=True):
@@ -195,7 +229,7 @@ class NotKept(_Message, frozen=True):
 Record = RecordDevice | RecordStack | BeginStudy | AddTrial | EndStudy | Promote | Publish
 Told = Ready | Progressed | Ended | Broken
 FromStudy = Record | Told
-ToStudy = Begin | Work | Finish | Kept | NotKept
+ToStudy = Begin | Work | Plan | Finish | Kept | NotKept
 
 encode = msgspec.msgpack.Encoder().encode
 _from_study: msgspec.msgpack.Decoder[FromStudy] = msgspec.msgpack.Decoder(FromStudy)

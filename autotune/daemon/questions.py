@@ -117,6 +117,7 @@ class Questions:
             service.agenda.note_order(supervisor, wanted, question)
         supervisor.forgive()
         supervisor.step()
+        service.wake(supervisor)
         service.save_book()
         return len(question.problems)
 

@@ -68,9 +68,9 @@ class RemoteHistory(Recorder):
         """Start a study, or take up the earlier one with the same key."""
         return self._keep(messages.BeginStudy(key, dict(dimensions), seed, dict(space_facts or {})))
 
-    def add_trial(self, study_id: int, trial: Trial) -> None:
-        """Record a trial that has ended."""
-        self._keep(messages.AddTrial(study_id, trial))
+    def add_trial(self, study_id: int, trial: Trial) -> int:
+        """Record a trial that has ended; returns its number."""
+        return self._keep(messages.AddTrial(study_id, trial))
 
     def end_study(self, study_id: int, reason: str) -> None:
         """Record that a study has ended."""

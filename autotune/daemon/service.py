@@ -44,6 +44,7 @@ from autotune.errors import (
     UsageError,
 )
 from autotune.lookup.request import SOCKET_NAME as REQUEST_SOCKET
+from autotune.search.local_storage import forget
 from autotune.store.fleet import Request
 
 if TYPE_CHECKING:
@@ -271,6 +272,8 @@ class Service:
 
     def _begin_of(self, supervisor: Supervisor) -> messages.Begin:
         settings = self.settings
+        if all(one.free for one in self.supervisors.values()):
+            forget(paths.state_dir())
         return messages.Begin(
             supervisor.name,
             paths.state_dir(),
@@ -278,6 +281,7 @@ class Service:
             settings.measure,
             settings.study,
             settings.fleet,
+            together=len(self._equals(supervisor)) > 1,
         )
 
     def _choose(self, supervisor: Supervisor) -> Item | None:
@@ -293,7 +297,8 @@ class Service:
         """A winner was promoted, or the stack is known now."""
         self.metrics.disk_full(False)
         if self.archive.history is not None:
-            self.agenda.refresh(supervisor, self.archive.history)
+            for equal in self._equals(supervisor):
+                self.agenda.refresh(equal, self.archive.history)
 
     def _leases_changed(self) -> None:
         self.metrics.leases(len(self.leases))
@@ -310,9 +315,19 @@ class Service:
             return False
         if new:
             self.book_changed()
-            if supervisor.state is State.IDLE:
-                supervisor.step()
+            self.wake(supervisor)
         return True
+
+    def wake(self, supervisor: Supervisor) -> None:
+        """A device and its equals may have something to do."""
+        for one in self._equals(supervisor):
+            if one.state is State.IDLE:
+                one.step()
+
+    def _equals(self, supervisor: Supervisor) -> list[Supervisor]:
+        """The devices under care that are equal, itself among them."""
+        digest = supervisor.device.digest
+        return [one for one in self.supervisors.values() if one.device.digest == digest]
 
     def _wished_elsewhere(self, supervisor: Supervisor, entry: Entry) -> None:
         """Take a wish that another node passed on."""
@@ -323,8 +338,7 @@ class Service:
         with suppress(UsageError):
             if self.agenda.note_wish(supervisor, wish):
                 self.book_changed()
-                if supervisor.state is State.IDLE:
-                    supervisor.step()
+                self.wake(supervisor)
 
     def device_of(self, name: str | None) -> Supervisor | None:
         """The device that a request is about: by name or digest; without either, the default one."""

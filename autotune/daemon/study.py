@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from autotune.daemon import messages
 from autotune.daemon.channel import DaemonGone
 from autotune.daemon.companion import die_with
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from autotune.search.shared_study import Sharing
     from autotune.search.study import Progress
     from autotune.search.tuning import Tuner
+    from autotune.space.problem import Problem
+    from autotune.store.records import Winner
 
 
 def main(arguments: list[str]) -> int:
@@ -69,25 +73,59 @@ def _serve(channel: StudyChannel, begin: messages.Begin) -> None:
         RemoteHistory(read_history(begin.state_dir), channel) as history,
         configured_worker(begin.worker, device) as worker,
     ):
-        tuner = Tuner(history, worker, device, rules, sharing=_sharing(begin))
+        tuner = Tuner(history, worker, device, rules, begin.seed, sharing=_sharing(begin))
         channel.tell(messages.Ready(tuner.stack, tuple(workload_names())))
         while True:
             match channel.hear():
                 case messages.Work() as work:
                     channel.tell(_ended(tuner, work, begin, channel))
+                case messages.Plan() as plan:
+                    _tune_all(tuner, plan, begin, channel)
+                    return
                 case messages.Finish():
                     return
                 case other:
-                    raise InternalError(f"the daemon said {type(other).__name__}; expected Work or Finish")
+                    raise InternalError(
+                        f"the daemon said {type(other).__name__}; expected Work, Plan or Finish"
+                    )
 
 
 def _sharing(begin: messages.Begin) -> Sharing | None:
-    """How equal nodes of the fleet search together with this one; None without a fleet."""
-    if not begin.fleet.url:
-        return None
-    from autotune.fleet.studies import sharing_of
+    """How equal nodes of the fleet, or else equal devices of this host, search together with this one."""
+    found = None
+    if begin.fleet.url:
+        from autotune.fleet.studies import sharing_of
 
-    return sharing_of(begin.fleet)
+        found = sharing_of(begin.fleet, device=begin.device if begin.together else "")
+    if found is None and begin.together:
+        from autotune.search.local_storage import sharing_here
+
+        return sharing_here(begin.state_dir, begin.device)
+    return found
+
+
+def _tune_all(tuner: Tuner, plan: messages.Plan, begin: messages.Begin, channel: StudyChannel) -> None:
+    """Do a whole plan, and tell of each problem what became of it."""
+    from autotune.search.study import Budget
+    from autotune.search.tuning import Goal
+    from autotune.workloads.registry import declaration
+
+    problems = [declaration(one.workload).problem(one.dimensions) for one in plan.problems]
+    budget = Budget(plan.seconds, plan.trials, begin.measure.screen_seconds, begin.measure.final_share)
+    for outcome in tuner.tune_all(
+        problems,
+        Goal(plan.objective, plan.max_error),
+        budget,
+        plan.total_seconds,
+        again=plan.again,
+        observe=lambda now: channel.tell(_progressed(now)),
+    ):
+        problem, place = outcome.problem, problems.index(outcome.problem)
+        if outcome.winner is not None:
+            ended = _decided(problem, outcome.winner, outcome.fresh)
+        else:
+            ended = messages.Ended(problem.key, failure=outcome.failure, elsewhere=outcome.elsewhere)
+        channel.tell(replace(ended, place=place))
 
 
 def _ended(tuner: Tuner, work: messages.Work, begin: messages.Begin, channel: StudyChannel) -> messages.Ended:
@@ -111,8 +149,10 @@ def _ended(tuner: Tuner, work: messages.Work, begin: messages.Begin, channel: St
         return messages.Ended(refusal=str(error))
     except TrialError as error:
         return messages.Ended(key=problem.key, failure=f"the baseline failed: {error}")
-    if winner is None:
-        return messages.Ended(problem.key, elsewhere=True)
+    return messages.Ended(problem.key, elsewhere=True) if winner is None else _decided(problem, winner, fresh)
+
+
+def _decided(problem: Problem, winner: Winner, fresh: bool) -> messages.Ended:
     best = winner.choices[0]
     speedup = best.proof.against_baseline.ratio
     return messages.Ended(problem.key, fresh, best.is_baseline, best.latency_ns, speedup)

@@ -61,7 +61,7 @@ class Outlook:
     """What there is to do on one device.
 
     Args:
-        device: its name.
+        devices: its name, and those of its equals on this host: any of them answers what was asked of one.
         stack: digest of the stack that is tuned under; None while only a study could tell.
         standing: the winners of the device, under any stack.
         settings: budgets, and the age of re-verification.
@@ -69,9 +69,14 @@ class Outlook:
     """
 
     def __init__(
-        self, device: str, stack: str | None, standing: Iterable[Standing], settings: Settings, now: float
+        self,
+        devices: frozenset[str],
+        stack: str | None,
+        standing: Iterable[Standing],
+        settings: Settings,
+        now: float,
     ) -> None:
-        self._device = device
+        self._devices = devices
         self._settings = settings
         self._now = now
         self._current: dict[tuple[str, str, str], Standing] = {}
@@ -103,7 +108,7 @@ class Outlook:
         ours = [
             entry
             for entry in requests
-            if entry.device == self._device and entry.workload not in INCLUDED and not entry.waits(self._now)
+            if entry.device in self._devices and entry.workload not in INCLUDED and not entry.waits(self._now)
         ]
         asked = [self._requested(e) for e in ours if workloads is None or e.workload in workloads]
         models = [self._planned(problem, -place) for place, problem in enumerate(planned)]

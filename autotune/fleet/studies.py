@@ -68,18 +68,22 @@ def make_tables(settings: FleetSettings) -> str:
     return version
 
 
-def sharing_of(settings: FleetSettings, lost: Callable[[str], None] = logger.warning) -> Sharing | None:
+def sharing_of(
+    settings: FleetSettings, lost: Callable[[str], None] = logger.warning, device: str = ""
+) -> Sharing | None:
     """How this node takes part in the fleet's studies; None where it does not.
 
     Args:
         settings: of the fleet.
         lost: called with a line for people when a study goes on without the other nodes.
+        device: its name, where several of this host take part, each as a node of its own.
     """
     from autotune.search.shared_study import Sharing
 
     if not settings.url or not settings.studies:
         return None
-    return Sharing(settings.name or socket.gethostname(), lambda: open_storage(settings), lost)
+    node = "/".join(filter(None, (settings.name or socket.gethostname(), device)))
+    return Sharing(node, lambda: open_storage(settings), lost)
 
 
 def relay(settings: FleetSettings) -> None:

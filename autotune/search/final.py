@@ -6,10 +6,12 @@ front over (latency, error, memory), each proven faster than the baseline in rou
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec import json
 from msgspec.structs import replace
 
 from autotune.errors import TrialError
@@ -66,7 +68,8 @@ class Contender:
     def of(cls, trial: Trial, objective: Objective = LATENCY) -> Contender:
         """The contender that a trial makes."""
         error, memory, screened = trial.error or 0.0, trial.memory_bytes or 0, _screened(trial, objective)
-        return cls(trial_slot(trial.number), trial.configuration, error, memory, trial.number, screened)
+        slot = trial_slot(trial.configuration)
+        return cls(slot, trial.configuration, error, memory, trial.number, screened)
 
 
 @dataclass(frozen=True)
@@ -310,9 +313,12 @@ def winner_of(
     )
 
 
-def trial_slot(number: int) -> str:
-    """The worker's name for a trial's configuration."""
-    return f"trial-{number}"
+def trial_slot(configuration: Configuration) -> str:
+    """The worker's name for a trial's configuration.
+
+    Not by the trial's number: the history gives it out once the trial has ended.
+    """
+    return f"trial-{hashlib.sha256(json.encode(configuration, order='sorted')).hexdigest()[:16]}"
 
 
 def _cost(choice: Choice) -> float:

@@ -181,7 +181,7 @@ class SharedProposals(Proposals):
     @property
     def _pays(self) -> bool:
         """Whether the others try more than this node would in the time that it spends on reaching them."""
-        if self._shared is None or self._began is None:
+        if self._sharing.patient or self._shared is None or self._began is None:
             return True
         exchanging = self._exchanging - self._shared.choosing_seconds
         if exchanging <= SLOW_SECONDS * max(self._told, LEAST_TOLD):

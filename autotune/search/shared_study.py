@@ -91,11 +91,14 @@ class Sharing:
         node: its name, for people who look at the study.
         open: connects to the storage for the time of one study, so that an outage ends with its study.
         lost: called with a line for people when a study goes on without the others.
+        patient: whether to go on with the others however long reaching them takes: devices with one history
+            would decide one after the other what each has found alone.
     """
 
     node: str
     open: Callable[[], AbstractContextManager[BaseStorage]]
     lost: Callable[[str], None] = lambda _: None
+    patient: bool = False
 
 
 class SharedStudy:

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from autotune.errors import TrialError
 from autotune.measure.comparison import Rules
 from autotune.search.budget import Budget, Progress
@@ -37,6 +39,7 @@ from autotune.search.objective import objective_named
 from autotune.search.proposals import Proposals
 from autotune.search.shared_proposals import SharedProposals
 from autotune.search.stages import Stages
+from autotune.store.parties import DECIDED_ELSEWHERE, INTERRUPTED
 from autotune.store.records import Feasibility, Trial, Verdict
 
 if TYPE_CHECKING:
@@ -139,16 +142,21 @@ class Study:
                 verdict is `preempted` where the deadline came first.
             KeyboardInterrupt: asked to stop; every finished trial is in the history.
         """
+        began = time.time()
         facts = {"configurations": len(self.space), "offers": [asdict(offer) for offer in self.space.offers]}
         dimensions = self.space.problem.dimensions
         self.id = self.history.begin_study(self.key, dimensions, seed=self.seed, space_facts=facts)
-        reason = "interrupted"
+        reason = INTERRUPTED
         try:
             self._start()
             self._proposals = self._begin_proposals()
-            reason = self.progress.end_reason = self._search()
-            if not self._proposals.claim():
-                reason = self.progress.end_reason = "decided by another node"
+            incumbent = self._current_winner() if self._sharing else None
+            # By an equal device of this host, while this one prepared.
+            decided = incumbent is not None and incumbent.decided_at >= began
+            if not decided:
+                reason = self.progress.end_reason = self._search()
+            if decided or not self._proposals.claim():
+                reason = self.progress.end_reason = DECIDED_ELSEWHERE
                 self._report(phase="done")
                 return None
             self._confirm()
@@ -299,8 +307,7 @@ class Study:
             started_at=time.time(),
             kernels=feasibility.kernels,
         )
-        self._record(trial)
-        return trial
+        return self._record(trial)
 
     @contextmanager
     def _trial_deadline(self) -> Iterator[None]:
@@ -327,7 +334,7 @@ class Study:
         started_at, started = time.time(), time.monotonic()
         try:
             with self._trial_deadline():
-                verdict, reason = self._stages.run(trial_slot(number), configuration, outcome)
+                verdict, reason = self._stages.run(trial_slot(configuration), configuration, outcome)
         except TrialError as failure:
             verdict, reason = Verdict(failure.verdict), failure.reason
         except KeyboardInterrupt:
@@ -346,7 +353,7 @@ class Study:
             kernels=feasibility.kernels,
             **outcome,
         )
-        self._record(trial)
+        trial = self._record(trial)
         self._keep_best_resident(trial)
         return trial
 
@@ -372,8 +379,9 @@ class Study:
         limit, least = (ns / 1e6 for ns in (self.objective.limit_ns, min(one.p99_ns for one in measured)))
         return f"nothing met the limit of {limit:g} ms: the least 99th percentile was {least:.3g} ms"
 
-    def _record(self, trial: Trial) -> None:
-        self.history.add_trial(self.id, trial)
+    def _record(self, trial: Trial) -> Trial:
+        """Record a trial; returns it with the number that it has there."""
+        trial = replace(trial, number=self.history.add_trial(self.id, trial))
         self._trials.append(trial)
         self.progress.trying, self.progress.stage = None, ""
         self.progress.tried += 1
@@ -384,6 +392,7 @@ class Study:
                 self.progress.best_value = value
                 self.progress.best_ns = self.objective.latency_ns(trial.measurement)
         self._report()
+        return trial
 
     def _keep_best_resident(self, trial: Trial) -> None:
         """Leave the likely finalists built in the worker, so that the final need not build them again."""
@@ -393,7 +402,7 @@ class Study:
         )
         for dropped in self._resident:
             if dropped not in likely:
-                self.worker.release(trial_slot(dropped.number))
+                self.worker.release(trial_slot(dropped.configuration))
         self._resident = likely
 
     def _confirm(self) -> None:

@@ -228,7 +228,7 @@ class Tuner:
             again: tune what was decided before too.
             observe: called whenever a study's progress has changed.
         """
-        deadline = time.monotonic() + total_seconds
+        began, deadline = time.time(), time.monotonic() + total_seconds
         waiting = []
         for problem in problems:
             winner = None if again else self.decided(problem, goal)
@@ -244,6 +244,11 @@ class Tuner:
                 return
             waiting.remove(next_problem)
             first = False
+            # An equal device of this host may have come to it first, and be done.
+            winner = self.decided(next_problem, goal) if self.sharing else None
+            if winner is not None and winner.decided_at >= began:
+                yield Outcome(next_problem, winner)
+                continue
             least = LEAST_STUDY_SECONDS + self._preparations.expected_seconds(next_problem)
             share = min(max(left / (len(waiting) + 1), least), left, budget.seconds)
             study_budget = replace(budget, seconds=share, deadline=deadline)

@@ -89,6 +89,9 @@ class Geometry:
         qk_norm: whether query and key heads are normalised.
         query_gate: whether the query projection also brings a gate as wide as the query.
         positions: longest context; None when not stated.
+        rotary_dim: leading part of a head that a rotary embedding turns; with latent attention, `qk_rope`, a
+            part of its own.
+        rotary_layers: layers that have such an embedding.
         unplanned: parts of the model that no workload covers, in words.
     """
 
@@ -112,6 +115,8 @@ class Geometry:
     qk_norm: bool = False
     query_gate: bool = False
     positions: int | None = None
+    rotary_dim: int = 0
+    rotary_layers: int = 0
     unplanned: tuple[str, ...] = ()
 
 
@@ -170,13 +175,14 @@ def read_geometry(path: str, name: str | None = None) -> Geometry:
     mla, moe = _mla(fields), _moe(fields, layers)
     dense_layers = layers - (moe.layers if moe else 0)
     full_layers, sliding_layers, window, other_layers = _attention_layers(fields, layers)
+    head_dim = mla.qk_nope + mla.qk_rope if mla else _head_dim(fields, hidden, heads)
     return Geometry(
         name=name or path,
         hidden=hidden,
         layers=layers,
         heads=heads,
         kv_heads=_kv_heads(fields, heads),
-        head_dim=mla.qk_nope + mla.qk_rope if mla else _head_dim(fields, hidden, heads),
+        head_dim=head_dim,
         vocab=fields.number("vocab", "vocab_size"),
         dtype=_dtype(fields),
         dense_layers=dense_layers,
@@ -192,6 +198,8 @@ def read_geometry(path: str, name: str | None = None) -> Geometry:
         qk_norm=fields.text("model_type", "").startswith("qwen3"),
         query_gate=fields.value("attn_output_gate") is True,
         positions=fields.optional("positions", "max_position_embeddings"),
+        rotary_dim=mla.qk_rope if mla else _rotary_dim(fields, head_dim),
+        rotary_layers=_rotary_layers(fields, layers if mla else full_layers + sliding_layers),
         unplanned=other_layers
         + tuple(f"{what} ({key})" for key, what in FOREIGN.items() if fields.value(key) is not None),
     )
@@ -215,6 +223,30 @@ def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
             f"num_attention_heads, {heads}"
         )
     return head_dim or hidden // heads
+
+
+def _rotary_dim(fields: Fields, head_dim: int) -> int:
+    """How much of a head is turned: all of it, or what the partial factor leaves."""
+    rope = fields.value("rope_parameters")
+    factor = rope.get("partial_rotary_factor") if isinstance(rope, dict) else None
+    factor = fields.value("partial_rotary_factor") if factor is None else factor
+    if factor is None:
+        return head_dim
+    if not isinstance(factor, (int, float)) or not 0 < factor <= 1:
+        raise ModelError(
+            f"{fields.place('partial_rotary_factor')}: expected a share of a head, found {shown(factor)}"
+        )
+    return int(head_dim * factor)
+
+
+def _rotary_layers(fields: Fields, layers: int) -> int:
+    """How many of the layers with softmax attention have a rotary embedding: all, but where it is said."""
+    kind = fields.text("position_embedding_type", "rope")
+    if fields.value("alibi") is True or kind not in ("rope", "rotary"):
+        return 0
+    # Llama 4 and SmolLM 3: 1 for each layer that has one, whatever the name says.
+    listed = fields.value("no_rope_layers")
+    return sum(bool(entry) for entry in listed[:layers]) if isinstance(listed, list) and listed else layers
 
 
 def _dense_width(fields: Fields) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PHASES = ("decode", "prefill")
 
-WORKLOADS = ("linear", "mla_decode", "attention", "rms_norm", "silu_and_mul", "fused_moe")
+WORKLOADS = ("linear", "mla_decode", "attention", "rms_norm", "rope", "silu_and_mul", "fused_moe")
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,13 @@ class _Step:
         """A norm of `rows` vectors."""
         return self.problem("rms_norm", role, count, rows=rows, hidden=hidden, residual=residual)
 
+    def rope(self, heads: int, kv_heads: int, head_dim: int, note: str = "") -> PlannedProblem:
+        """The rotary embedding of queries and keys."""
+        turned = self.geometry.rotary_dim // 2 * 2
+        given = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "rotary_dim": turned}
+        count = self.geometry.rotary_layers
+        return self.problem("rope", "rotary embedding", count, note, tokens=self.rows, **given)
+
     def planned_format(self, workload: str, stored: WeightFormat) -> tuple[str, str]:
         """The `weight_format` of a problem, and a note where the workload does not know the checkpoint's."""
         if stored.name in (self.declared[workload]["weight_format"].choices or ()):
@@ -102,8 +109,8 @@ def plan(
 ) -> list[PlannedProblem]:
     """The problems of one rank, equal ones merged, in the order of the model.
 
-    Biases, rotary embeddings and attention sinks belong to no workload and are not planned; neither is the
-    prefill of latent attention, whose keys and values differ in width.
+    Biases and attention sinks belong to no workload and are not planned; neither is the prefill of latent
+    attention, whose keys and values differ in width.
 
     Args:
         geometry: the model.
@@ -211,6 +218,8 @@ def _latent_attention(step: _Step, mla: Mla) -> Iterator[PlannedProblem]:
         yield step.norm("q_a norm", layers, step.rows, mla.q_lora_rank)
         yield step.linear("q_b", layers, query, mla.q_lora_rank, stored)
     yield step.norm("kv_a norm", layers, step.rows, mla.kv_lora_rank)
+    if geometry.rotary_layers:
+        yield step.rope(heads, 1, mla.qk_rope, "engines turn neighbours, and leave the part where it lies")
     kv_b = step.linear("kv_b", layers, heads * (mla.qk_nope + mla.v_dim), mla.kv_lora_rank, stored)
     if step.phase == "prefill":
         yield kv_b
@@ -243,6 +252,8 @@ def _grouped_attention(step: _Step) -> Iterator[PlannedProblem]:
     if geometry.qk_norm:
         yield step.norm("q norm", layers, step.rows * heads, head_dim)
         yield step.norm("k norm", layers, step.rows * kv_heads, head_dim)
+    if geometry.rotary_layers and geometry.rotary_dim >= 2:
+        yield step.rope(heads, kv_heads, head_dim)
     if geometry.full_layers:
         yield _attention(step, "attention", geometry.full_layers, step.context)
     if geometry.sliding_layers:

@@ -7,10 +7,13 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from autotune.errors import InternalError
 from autotune.store import schema
 from autotune.store.database import DATABASE_ERRORS, HISTORY_ID, connect, require, told
 from autotune.store.encoding import choice_columns, to_json, trial_columns, winner_columns
+from autotune.store.parties import Parties
 from autotune.store.recorder import Recorder
 from autotune.store.statedir import READABLE_FILE
 
@@ -34,6 +37,8 @@ _RECORD_DEVICE = """INSERT INTO device VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT 
 _SUPERSEDE = """UPDATE winner SET state = 'superseded', changed_at = ?, note = ?
     WHERE state = 'current' AND device = ? AND stack = ? AND workload = ? AND problem = ? AND objective = ?"""
 
+
+_NEXT_NUMBER = "SELECT ifnull(max(number) + 1, 0) FROM trial WHERE study = ?"
 
 _ORIGIN = """SELECT origin FROM winner
     WHERE state = 'current' AND device = ? AND stack = ? AND workload = ? AND problem = ? AND objective = ?"""
@@ -59,6 +64,7 @@ class History(Recorder):
             super().__init__(_open(state.history), state)
         self.notices: list[str] = []
         self._lock = lock
+        self._parties = Parties()
 
     def close(self) -> None:
         """Let go of the database and of the lock."""
@@ -141,21 +147,32 @@ class History(Recorder):
                 reopen = "UPDATE study SET state = 'running', ended_at = NULL, end_reason = '' WHERE id = ?"
                 connection.execute(reopen, (found,))
             note(connection, kind, f"study {found}", {"workload": key.workload, "problem": key.problem})
+        self._parties.join(found)
         return found
 
-    def add_trial(self, study_id: int, trial: Trial) -> None:
-        """Record a trial that has ended."""
+    def add_trial(self, study_id: int, trial: Trial) -> int:
+        """Record a trial that has ended; returns its number.
+
+        That is the trial's own, or the next that is free where several devices work on the study.
+        """
         with self.writing() as connection:
+            if self._parties.are_several(study_id):
+                following = connection.execute(_NEXT_NUMBER, (study_id,)).fetchone()[0]
+                trial = replace(trial, number=max(trial.number, following))
             insert(connection, "trial", trial_columns(study_id, trial))
+        return trial.number
 
     def end_study(self, study_id: int, reason: str) -> None:
-        """Record that a study has ended, and why."""
+        """Record that a study has ended, and why; while other devices go on, it has not."""
+        ended = self._parties.leave(study_id, reason)
+        if ended is None:
+            return
         with self.writing() as connection:
             connection.execute(
                 "UPDATE study SET state = 'ended', ended_at = ?, end_reason = ? WHERE id = ?",
-                (time.time(), reason, study_id),
+                (time.time(), ended, study_id),
             )
-            note(connection, "study_ended", f"study {study_id}", {"reason": reason})
+            note(connection, "study_ended", f"study {study_id}", {"reason": ended})
 
     def promote(self, study_id: int, winner: Winner) -> int:
         """Make a winner the current one for its key, in place of the one before.

@@ -42,6 +42,8 @@ class Recorder(HistoryReader, ABC):
     ) -> int:
         """Start a study, or take up the earlier one with the same key; returns its number.
 
+        Equal devices may work on one study at once: it ends with the last of them.
+
         Args:
             key: whose device and stack were recorded before.
             dimensions: the problem's, in declared order.
@@ -50,8 +52,11 @@ class Recorder(HistoryReader, ABC):
         """
 
     @abstractmethod
-    def add_trial(self, study_id: int, trial: Trial) -> None:
-        """Record a trial that has ended."""
+    def add_trial(self, study_id: int, trial: Trial) -> int:
+        """Record a trial that has ended; returns its number.
+
+        That is the trial's own, or the next that is free where several devices work on the study.
+        """
 
     @abstractmethod
     def end_study(self, study_id: int, reason: str) -> None:

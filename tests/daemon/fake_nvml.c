@@ -1,4 +1,4 @@
-/* libnvidia-ml.so.1 as one H200 would answer. Its mood is read from the file FAKE_NVML at every call:
+/* libnvidia-ml.so.1 as one H200 would answer, or as many as FAKE_NVML_COUNT says. Their mood is read from the file FAKE_NVML at every call:
    "idle", "foreign", "throttled", "lost", "hang" or "uninitialized". */
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,7 +24,11 @@ Return nvmlInitWithFlags(unsigned flags) { (void)flags; return nvmlInit_v2(); }
 Return nvmlShutdown(void) { return OK; }
 const char *nvmlErrorString(Return code) { return code == LOST ? "GPU is lost" : code == DRIVER ? "Driver Not Loaded" : "Not Supported"; }
 Return nvmlSystemGetDriverVersion(char *to, unsigned n) { snprintf(to, n, "580.95.05"); return OK; }
-Return nvmlDeviceGetCount_v2(unsigned *count) { *count = 1; return answer(); }
+Return nvmlDeviceGetCount_v2(unsigned *count) {
+  const char *there = getenv("FAKE_NVML_COUNT");
+  *count = there ? (unsigned)atoi(there) : 1;
+  return answer();
+}
 Return nvmlDeviceGetHandleByIndex_v2(unsigned i, void **device) { (void)i; *device = (void *)1; return answer(); }
 Return nvmlDeviceGetName(void *d, char *to, unsigned n) { (void)d; snprintf(to, n, "NVIDIA H200"); return answer(); }
 Return nvmlDeviceGetCudaComputeCapability(void *d, int *major, int *minor) { (void)d; *major = 9; *minor = 0; return answer(); }

@@ -47,7 +47,7 @@ def chosen(requests=(), planned=(), winners=(), stack: str | None = STACK, workl
     settings = dataclasses.replace(
         settings, daemon=msgspec.structs.replace(settings.daemon, recheck_days=7.0)
     )
-    outlook = Outlook("cpu", stack, winners, settings, NOW)
+    outlook = Outlook(frozenset({"cpu"}), stack, winners, settings, NOW)
     items = outlook.items(requests, planned, workloads)
     return [(item.work.kind, item.work.dimensions.get("m")) for item in items], items
 

@@ -53,7 +53,8 @@ class Nodes:
             history.record_device(device)
             history.record_stack(STACK, {"torch": "2.13"})
             key = StudyKey("simulated", SPACE.problem.key, device.digest, STACK, "latency", SPACE.digest)
-            sharing = Sharing(node, self.open, self.lost.append)
+            # Patient: whether reaching the others pays is a question of time, and the machine may be busy.
+            sharing = Sharing(node, self.open, self.lost.append, patient=True)
             budget = options.pop("budget", Budget(seconds=1e6, trials=12, screen_seconds=0.01))
             yield Study(key, SPACE, worker or SimulatedWorker(), history, budget, sharing=sharing, **options)
 

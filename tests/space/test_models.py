@@ -426,3 +426,23 @@ def test_compressed_tensors_groups_apply_to_their_targets() -> None:
 )
 def test_entries_of_an_ignore_list(pattern: str, matched: bool) -> None:
     assert matches(pattern, "model.layers.1.mlp.up_proj") is matched
+
+
+@pytest.mark.parametrize(
+    ("changes", "turned"),
+    [
+        ({}, (8, 4)),
+        ({"partial_rotary_factor": 0.5}, (4, 4)),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.25}}, (2, 4)),
+        ({"no_rope_layers": [1, 1, 1, 0]}, (8, 3)),
+        ({"position_embedding_type": "absolute"}, (8, 0)),
+    ],
+)
+def test_how_much_of_a_head_is_turned_and_in_how_many_layers(changes, turned, config: Config) -> None:
+    geometry = load_model(config(**changes))
+    assert turned == (geometry.rotary_dim, geometry.rotary_layers)
+
+
+def test_a_share_of_a_head_that_is_none_is_refused(config: Config) -> None:
+    with pytest.raises(ModelError, match="partial_rotary_factor: expected a share of a head, found 2"):
+        load_model(config(partial_rotary_factor=2))

@@ -86,6 +86,7 @@ def test_kimi_k2_5_counts_every_layer() -> None:
         "q_a norm": 61,
         "q_b": 61,
         "kv_a norm": 61,
+        "rotary embedding": 61,
         "kv_b": 61,
         "attention": 61,
         "o": 61,
@@ -127,6 +128,29 @@ def test_norms_add_the_residual_except_the_first_and_the_latents() -> None:
         "q_a norm": (16, 1536, "none"),
         "kv_a norm": (16, 512, "none"),
     }
+
+
+ROPE = ("tokens", "heads", "kv_heads", "head_dim", "rotary_dim")
+
+
+def rope(planned: list[PlannedProblem]) -> tuple[Any, ...]:
+    """Dimensions of the rotary embedding, and how often it runs."""
+    one = by_role(planned)["rotary embedding"]
+    return (*(one.problem[name] for name in ROPE), one.count)
+
+
+def test_latent_attention_turns_a_part_of_its_own_and_one_key_for_all_heads() -> None:
+    planned = plan(KIMI, tp=8, batches=[16])
+    assert (16, 8, 1, 64, 64, 61) == rope(planned)
+    assert "neighbours" in by_role(planned)["rotary embedding"].note
+
+
+def test_grouped_attention_turns_whole_heads_or_the_share_that_is_stated() -> None:
+    assert (16, 8, 2, 128, 128, 32) == rope(plan(LLAMA, tp=4, batches=[16]))
+    partial = replace(LLAMA, rotary_dim=32)
+    assert (16, 8, 2, 128, 32, 32) == rope(plan(partial, tp=4, batches=[16]))
+    none = plan(replace(LLAMA, rotary_layers=0), batches=[16])
+    assert "rope" not in {one.problem.workload for one in none}
 
 
 def test_activations_have_the_width_of_a_rank() -> None:

@@ -17,16 +17,13 @@ from autotune.measure.correctness import check, relative_error
 from autotune.space.declaration import load_declaration
 from autotune.space.searchspace import SearchSpace
 from autotune.workloads import registry
+from benchmarks.space_corners import ANY_ERROR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from autotune.space.problem import Problem
 
-FAMILIES = ("nvidia-a100-80gb", "nvidia-h200", "nvidia-b200")
-"""One for each of sm_80, sm_90 and sm_100."""
-ANY_ERROR = 1.0
-"""As `max_error`: lossy implementations are offered too."""
 ACCURACY_SLACK = 0.1
 """Other roundings than the baseline's: over the few outputs of a small problem they do not average out."""
 FLOAT32_ROUNDING = 2e-6
@@ -68,26 +65,6 @@ def covering(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _computing(configuration: dict[str, Any]) -> set[tuple[str, Any]]:
     """The settings that change what is computed: the interpreter knows neither warps nor stages."""
     return {item for item in configuration.items() if item[0] not in ("num_warps", "num_stages")}
-
-
-def corners(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those at the ends of two parameters at a time, given the others' ends: where limits are hit."""
-    names = [name for name in found[0] if name != "implementation"] if found else []
-    chosen: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for first in names:
-        for sign in (1, -1):
-            numeric = isinstance(found[0][first], int) and not isinstance(found[0][first], bool)
-            rest = [name for name in names if name != first and isinstance(found[0][name], int)]
-            for direction in (1, -1):
-                best = max(
-                    found,
-                    key=lambda one, first=first, sign=sign, rest=rest, direction=direction, numeric=numeric: (
-                        sign * one[first] if numeric else str(one[first]),
-                        sum(direction * one[name] * (1 + i / 7) for i, name in enumerate(rest)),
-                    ),
-                )
-                chosen[tuple(best.values())] = best
-    return list(chosen.values())
 
 
 def assert_compiles(family: str, problem: Problem, configuration: Mapping[str, Any]) -> None:

@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.workloads.gpu_targets import (
-    ANY_ERROR,
-    FAMILIES,
-    assert_compiles,
-    configurations,
-    corners,
-    space_on,
-)
+from benchmarks.space_corners import ANY_ERROR, FAMILIES, PROBLEMS, corners
+from tests.workloads.gpu_targets import assert_compiles, configurations, space_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,31 +16,12 @@ if TYPE_CHECKING:
 # Triton 3.9 says that a default of 3.10 will be another.
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 
-FLOAT8 = {"quantise": "float8_e4m3fn"}
-PROBLEMS: dict[str, list[dict[str, Any]]] = {
-    "rms_norm": [
-        {"rows": 4096, "hidden": 7168, "residual": "add"},
-        {"rows": 4096, "hidden": 7168, "residual": "add", **FLOAT8},
-        {"rows": 1, "hidden": 1536},
-    ],
-    "silu_and_mul": [
-        {"rows": 4096, "intermediate": 2048},
-        {"rows": 4096, "intermediate": 18432, **FLOAT8},
-    ],
-    "rope": [{"tokens": 4096, "heads": 32, "kv_heads": 8, "head_dim": 128, "rotary_dim": 64}],
-    "attention": [
-        {"batch": 1, "q_len": 1, "kv_len": 8192, "heads": 32, "kv_heads": 8, "head_dim": 128},
-        {"batch": 1, "q_len": 4, "kv_len": 999, "heads": 8, "kv_heads": 1, "head_dim": 192, "causal": "yes"},
-    ],
-    "mla_decode": [{"batch": 1, "context": 4096, "heads": 8}, {"batch": 64, "context": 4096, "heads": 64}],
-}
-EXPERTS = {"experts": 384, "top_k": 8, "hidden": 7168, "intermediate": 256}
-PROBLEMS["fused_moe"] = [
-    {"tokens": 256, **EXPERTS},
-    {"tokens": 16, **EXPERTS, "weight_format": "int4_g32"},
-    {"tokens": 256, **EXPERTS, "weight_format": "fp8_block128x128"},
+CASES = [
+    (workload, dimensions)
+    for workload, listed in PROBLEMS.items()
+    for dimensions in listed
+    if workload != "linear"  # see test_linear_compiled.py
 ]
-CASES = [(workload, dimensions) for workload, listed in PROBLEMS.items() for dimensions in listed]
 CORNERS = 8
 """Compiled for each problem and target in the slow test, or a few more."""
 QUICK = [
