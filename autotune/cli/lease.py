@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ Device = Annotated[
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Shown by 'autotune status'.")]
 Wait = Annotated[
-    bool, typer.Option("--wait/--no-wait", help="Return only once nothing of ours is on the device.")
+    bool, typer.Option("--wait/--no-wait", help="Return only once the device's memory is free again.")
 ]
 
 
@@ -29,10 +29,11 @@ def pause(
     wait: Wait = False,
     reason: Reason = "",
     json: options.Json = False,
-) -> None:
+) -> int:
     """Keep the daemon off a device. It outlives a restart of the daemon.
 
-    Where no daemon runs there is nothing to keep off, and that is no error.
+    Where no daemon runs there is nothing to keep off, and that is no error. Exits 1 if, with --wait, the
+    device is not free of the daemon's work within `[gate] free_seconds`; the lease is held all the same.
     """
     from autotune.cli import output
     from autotune.daemon.control import NoDaemonError, Pause, ask
@@ -47,6 +48,7 @@ def pause(
         output.print_json(lease)
     elif lease is not None:
         output.console.print(f"lease {lease['lease']} on {lease['device']}")
+    return _tell_left(lease)
 
 
 def resume(
@@ -95,11 +97,27 @@ def lease(
         raise UsageError(f"{command[0]!r} is no program that can be found; give its path")
     why = reason or " ".join(command)[:80]
     try:
-        ask(Pause(device, wait=True, held=True, reason=why))
+        taken = ask(Pause(device, wait=True, held=True, reason=why))
     except NoDaemonError as error:
         print(f"autotune: running without a lease: {error}", file=sys.stderr)
+        taken = None
+    _tell_left(taken)
     sys.stdout.flush()
     try:
         os.execv(program, command)
     except OSError as error:
         raise UsageError(f"{program}: cannot be run: {error.strerror}") from None
+
+
+def _tell_left(taken: dict[str, Any] | None) -> int:
+    """Say what is still on the devices of a lease that was to be waited for; 1 if something is."""
+    left = taken.get("left") if taken else None
+    if not taken or not left:
+        return 0
+    told = "; ".join(f"{device}: {why}" for device, why in left.items())
+    print(
+        f"autotune: lease {taken['lease']} is held, but not all is free within [gate] free_seconds: {told}; "
+        "see nvidia-smi or rocm-smi, and give the driver more time or restart the daemon",
+        file=sys.stderr,
+    )
+    return 1

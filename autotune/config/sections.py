@@ -149,6 +149,7 @@ class GateSettings(Section, frozen=True):
         looks: looks in a row that must find a device idle before anything is tuned on it.
         look_seconds: time between two looks while work waits.
         watch_seconds: time between two looks while something is tuned.
+        free_seconds: how long 'pause --wait' and 'lease' wait at most for a device to be free of the daemon.
         others_cpu: share of the cores that other processes may use.
         others_running: threads of others that may wait for a core, per core.
         memory_available: share of the host's memory that must be free before a study starts.
@@ -162,6 +163,7 @@ class GateSettings(Section, frozen=True):
     looks: Annotated[int, Meta(ge=1, le=100)] = 3
     look_seconds: Annotated[float, Meta(ge=0.05, le=600)] = 5.0
     watch_seconds: Annotated[float, Meta(ge=0.05, le=60)] = 0.5
+    free_seconds: Annotated[float, Meta(ge=0.05, le=600)] = 10.0
     others_cpu: Share = 0.15
     others_running: Annotated[float, Meta(ge=0, le=1000)] = 0.5
     memory_available: Share = 0.2

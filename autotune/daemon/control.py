@@ -40,7 +40,8 @@ class Pause(_Question, frozen=True):
     Attributes:
         device: a device's name, or `all`.
         seconds: after which it ends; None: not by itself.
-        wait: whether to answer only once nothing of ours is on the device.
+        wait: whether to answer only once nothing of ours is on the device and its memory is free, or after
+            `[gate] free_seconds`; the answer's `left` says by device what is still there then.
         held: whether the lease ends with the process that asks.
         reason: for people.
     """

@@ -63,6 +63,13 @@ class CpuProbe:
             conditions += [self._run_queue(stat, ours.running), self._memory(proc)]
         return [*conditions, *self._temperature()]
 
+    def occupy(self) -> None:
+        """We use the cores from now on."""
+
+    def leftover(self) -> str:
+        """Nothing: the kernel takes a process's memory back before it tells of its end."""
+        return ""
+
     def adopt(self, settings: GateSettings) -> None:
         """Judge by other limits from the next look on."""
         self._settings = settings

@@ -48,6 +48,12 @@ class Probe(Protocol):
             out.
         """
 
+    def occupy(self) -> None:
+        """We use the device from now on: what the last look found there is not ours."""
+
+    def leftover(self) -> str:
+        """What is still there of us, for people, after our processes have ended; empty once nothing is."""
+
     def adopt(self, settings: GateSettings) -> None:
         """Judge by other limits from the next look on."""
 
@@ -117,6 +123,17 @@ class Gate:
         """Need as many looks as at first: a study came to its end."""
         self.needed = self.looks
 
+    def occupy(self) -> None:
+        """We use the device from now on."""
+        self.probe.occupy()
+
+    def leftover(self) -> str:
+        """What is still there of us, for people; empty once nothing is."""
+        try:
+            return self.probe.leftover()
+        except Exception as error:
+            return f"cannot be told: {_in_one_line(error)}"
+
     def adopt(self, settings: GateSettings, windows: Windows) -> None:
         """Judge by other limits from the next look on."""
         self.probe.adopt(settings)
@@ -132,7 +149,8 @@ class Gate:
         try:
             return self.probe.look(tuning)
         except Exception as error:
-            told = " ".join(str(error).split()) or "no reason given"
-            return (
-                Condition("probe", False, f"failed, which counts as busy: {type(error).__name__}: {told}"),
-            )
+            return (Condition("probe", False, f"failed, which counts as busy: {_in_one_line(error)}"),)
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}"

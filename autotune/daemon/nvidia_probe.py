@@ -8,26 +8,41 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from autotune.daemon.gate import Condition
-from autotune.daemon.process_tree import use_of_tree
+from autotune.daemon.process_tree import is_alive, use_of_tree
 from autotune.errors import StateError
 from autotune.fingerprint.files import read_head
 from autotune.fingerprint.management import library_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from autotune.config import GateSettings
     from autotune.daemon.gate import Probe
     from autotune.fingerprint.management import ManagedDevice, ProcessUse
+
+Answer = TypeVar("Answer")
 
 MPS_NAME = "nvidia-cuda-mps"
 MPS_REFUSED = (
     "MPS runs, where one client's fault reaches all: nothing is tuned beside it; stop "
     "nvidia-cuda-mps-control, or leave this device out of [daemon] devices"
 )
+
+
+SPARE_BYTES = 64 << 20
+"""By which what the driver itself needs may have grown since the device was idle: it keeps what it loaded for
+a first context. A context of CUDA takes several times as much."""
+
+
+class _Found(NamedTuple):
+    """What a look found on a device that we did not use: its processes, and the bytes that none of them
+    holds, None where it is not told what they hold."""
+
+    pids: frozenset[int]
+    rest: int | None
 
 
 class NvidiaProbe:
@@ -53,6 +68,9 @@ class NvidiaProbe:
         self._settings = settings
         self._library = library_for(kind, library)
         self._root = root
+        self._proc = os.path.join(root, "proc")
+        self._found: _Found | None = None
+        self._before: _Found | None = None
 
     def look(self, tuning: bool) -> list[Condition]:
         """The conditions now; see `Probe`."""
@@ -62,6 +80,27 @@ class NvidiaProbe:
             # A driver that was loaded anew, or a device that came back, is only seen after a new start.
             self.close()
             raise
+
+    def occupy(self) -> None:
+        """We use the device from now on; see `Probe`."""
+        self._before = self._found
+
+    def leftover(self) -> str:
+        """What is still there of us; see `Probe`.
+
+        The driver takes a dead process's memory back when it gets to it, which may be after its parent knows.
+        """
+        if self._before is None:
+            return ""
+        try:
+            self._library.open()
+            told = self._told_leftover(self._device(), self._before)
+        except Exception:
+            self.close()
+            raise
+        if not told:
+            self._before = None
+        return told
 
     def adopt(self, settings: GateSettings) -> None:
         """Judge by other limits from the next look on."""
@@ -74,8 +113,11 @@ class NvidiaProbe:
     def _conditions(self, tuning: bool) -> Iterator[Condition]:
         self._library.open()
         device = self._device()
-        ours = use_of_tree(os.getpid(), os.path.join(self._root, "proc")).pids
+        ours = self._ours()
         processes = device.processes()
+        if not tuning:
+            found = frozenset(process.pid for process in processes)
+            self._found = _Found(found, _rest(device.memory().used, processes))
         yield self._no_mps(device)
         yield _no_foreign(processes, ours)
         yield self._memory(device, processes, ours)
@@ -84,6 +126,28 @@ class NvidiaProbe:
             yield from self._not_throttled(device)
         yield from self._temperature(device)
         yield from self._power(device, tuning)
+
+    def _ours(self) -> frozenset[int]:
+        return use_of_tree(os.getpid(), self._proc).pids
+
+    def _told_leftover(self, device: ManagedDevice, before: _Found) -> str:
+        ours, processes = self._ours(), device.processes()
+        # Others have come meanwhile, perhaps those whom we made room for.
+        others = [
+            process
+            for process in processes
+            if process.pid in before.pids or (process.pid not in ours and is_alive(process.pid, self._proc))
+        ]
+        listed = sorted(process.pid for process in processes if process not in others)
+        if listed:
+            return f"the driver still lists {', '.join(map(str, listed[:8]))} among its compute processes"
+        rest = _rest(device.memory().used, others)
+        if rest is None:  # what others hold is not told, as in containers
+            return ""
+        most = self._settings.idle_memory_bytes if before.rest is None else before.rest + SPARE_BYTES
+        if rest <= most:
+            return ""
+        return f"{rest >> 20} MiB are in use by no living process, at most {most >> 20} MiB expected"
 
     def _device(self) -> ManagedDevice:
         try:
@@ -99,23 +163,20 @@ class NvidiaProbe:
         return Condition("MPS", True, "does not run")
 
     def _mps_process(self) -> bool:
-        proc = os.path.join(self._root, "proc")
         return any(
-            read_head(f"{proc}/{name}/comm").startswith(MPS_NAME)
-            for name in os.listdir(proc)
+            read_head(f"{self._proc}/{name}/comm").startswith(MPS_NAME)
+            for name in os.listdir(self._proc)
             if name.isdecimal()
         )
 
     def _memory(
         self, device: ManagedDevice, processes: Sequence[ProcessUse], ours: frozenset[int]
     ) -> Condition:
-        used = device.memory().used
-        held = [process.memory for process in processes if process.pid in ours]
         limit = self._settings.idle_memory_bytes
-        if any(size is None for size in held):
+        used = _rest(device.memory().used, [process for process in processes if process.pid in ours])
+        if used is None:
             # What we hold is not told, as in containers, so nothing can be said about the rest.
             return Condition("memory", True, "ours, as far as can be told")
-        used -= sum(size for size in held if size is not None)
         told = f"{used >> 20} MiB in use by others or the driver, at most {limit >> 20} MiB"
         return Condition("memory", used <= limit, told)
 
@@ -152,7 +213,7 @@ class Patient:
 
     Args:
         probe: the one that may hang.
-        seconds: that a look is waited for.
+        seconds: that an answer is waited for.
     """
 
     def __init__(self, probe: Probe, seconds: float = 0.2) -> None:
@@ -161,8 +222,8 @@ class Patient:
         self._asked = threading.Event()
         self._answered = threading.Event()
         self._answered.set()
-        self._tuning = False
-        self._answer: Sequence[Condition] | Exception = ()
+        self._question: Callable[[], None] | None = None
+        self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
 
     def look(self, tuning: bool) -> Sequence[Condition]:
@@ -171,11 +232,31 @@ class Patient:
         Raises:
             StateError: there is no answer yet.
         """
+        return self._ask(lambda: self._probe.look(tuning))
+
+    def occupy(self) -> None:
+        """We use the device from now on; see `Probe`. It asks the library nothing."""
+        self._probe.occupy()
+
+    def leftover(self) -> str:
+        """What is still there of us; see `Probe`.
+
+        Raises:
+            StateError: there is no answer yet.
+        """
+        return self._ask(self._probe.leftover)
+
+    def adopt(self, settings: GateSettings) -> None:
+        """Judge by other limits from the next look on."""
+        self._probe.adopt(settings)
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
         if not self._answered.is_set():
             raise StateError("has not answered an earlier look yet; the driver may hang")
-        # An answer that came late, after its look was over, is thrown away here.
+        # An answer that came late, after its question was given up, is thrown away here.
         self._answered.clear()
-        self._tuning = tuning
+        answers: list[Answer] = []
+        self._question = lambda: answers.append(question())
         if self._thread is None:
             # A daemon thread: the process must be able to end while it hangs.
             self._thread = threading.Thread(target=self._serve, name="probe", daemon=True)
@@ -183,23 +264,27 @@ class Patient:
         self._asked.set()
         if not self._answered.wait(self._seconds):
             raise StateError(f"no answer within {self._seconds:g} s; the driver may hang")
-        if isinstance(self._answer, Exception):
-            raise self._answer
-        return self._answer
-
-    def adopt(self, settings: GateSettings) -> None:
-        """Judge by other limits from the next look on."""
-        self._probe.adopt(settings)
+        if self._failure is not None:
+            raise self._failure
+        return answers[0]
 
     def _serve(self) -> None:
         while True:
             self._asked.wait()
             self._asked.clear()
+            assert self._question is not None, "set before it was asked"
+            self._failure = None
             try:
-                self._answer = self._probe.look(self._tuning)
+                self._question()
             except Exception as error:
-                self._answer = error
+                self._failure = error
             self._answered.set()
+
+
+def _rest(used: int, processes: Sequence[ProcessUse]) -> int | None:
+    """Bytes in use that some processes do not hold; None where it is not told what they hold."""
+    held = [process.memory for process in processes]
+    return None if None in held else used - sum(size or 0 for size in held)
 
 
 def _no_foreign(processes: Sequence[ProcessUse], ours: frozenset[int]) -> Condition:

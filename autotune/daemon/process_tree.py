@@ -55,6 +55,12 @@ def start_ticks(pid: int, proc: str = "/proc") -> int | None:
     return int(stat[19]) if stat else None
 
 
+def is_alive(pid: int, proc: str = "/proc") -> bool:
+    """Whether there is such a process that has not died: one that nobody has waited for yet has."""
+    stat = _stat(f"{proc}/{pid}/stat")
+    return stat is not None and stat[0] not in ("Z", "X")
+
+
 def _threads(pid: int, proc: str) -> Iterator[str]:
     folder = f"{proc}/{pid}/task"
     try:

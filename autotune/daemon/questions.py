@@ -10,6 +10,7 @@ from autotune import paths
 from autotune.daemon import control
 from autotune.daemon.lease import ALL
 from autotune.daemon.report import requests_report, status_report
+from autotune.daemon.vacancy import Vacancy
 from autotune.errors import StateDirError, UnknownNameError, UsageError
 from autotune.store.rollback import rollback
 from autotune.store.snapshot import pin, unpin
@@ -70,16 +71,16 @@ class Questions:
         )
         told = {"lease": lease.id, "device": lease.device, "user": peer.user, "why": lease.reason}
         logger.info("lease taken", extra=told)
-        waiting = [supervisor for supervisor in covered if question.wait]
 
-        def free() -> None:
-            if all(supervisor.free for supervisor in waiting):
-                connection.answer({"lease": lease.id, "device": lease.device})
+        def answer(left: dict[str, str]) -> None:
+            if left:
+                logger.warning(
+                    "a leased device is not free", extra={**told, "left": "; ".join(left.values())}
+                )
+            connection.answer({"lease": lease.id, "device": lease.device, "left": left})
 
-        for supervisor in waiting:
-            supervisor.when_free(free)
-        if not waiting:
-            free()
+        waited_for = covered if question.wait else []
+        Vacancy(self._service.loop, waited_for, answer, self._service.settings.gate.free_seconds)
 
     def _resume(self, question: control.Resume) -> list[Lease]:
         leases, lease = self._service.leases, question.lease

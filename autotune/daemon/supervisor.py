@@ -82,14 +82,7 @@ class Supervisor:
         failure: why the last study process broke.
     """
 
-    def __init__(
-        self,
-        name: str,
-        device: Device,
-        gate: Gate,
-        settings: Settings,
-        office: Office,
-    ) -> None:
+    def __init__(self, name: str, device: Device, gate: Gate, settings: Settings, office: Office) -> None:
         self.name = name
         self.device = device
         self.gate = gate
@@ -181,6 +174,10 @@ class Supervisor:
         else:
             self._waiting.append(callback)
 
+    def leftover(self) -> str:
+        """What of ours is on the device, memory that its driver still holds included; empty if nothing."""
+        return "its study process has not ended" if self._study else self.gate.leftover()
+
     def adopt(self, settings: Settings, windows: Windows) -> None:
         """Go on under other settings; what runs is let run."""
         self._settings = settings
@@ -250,6 +247,7 @@ class Supervisor:
 
     def _start(self) -> None:
         self._become(State.TUNING)
+        self.gate.occupy()
         self._ledger.begin()
         self._broken = None
         self._finishing = False

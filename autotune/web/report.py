@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from autotune.store.listing import WinnerRow
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+RATES = "Latency against the rate of requests"
 MOST_DRAWN = 6
 """Problems that are drawn one by one: the first of the list."""
 
@@ -75,8 +76,8 @@ def page(
         summary = (
             "Time to the first and to the last token; a cross: the server did not keep up with the rate."
         )
-        drawn = report_figures.rates(rates).to_json()
-        across.append(Drawing("rates", "Latency against the rate of requests", summary, _embedded(drawn)))
+        drawn = report_figures.rates([report_figures.Line("", list(rates))]).to_json()
+        across.append(Drawing("rates", RATES, summary, _embedded(drawn)))
     sections = [_section(reader, winner) for winner in winners[:MOST_DRAWN]]
     gains = [winner.speedup for winner in winners if winner.speedup > 0]
     mean = math.exp(math.fsum(map(math.log, gains)) / len(gains)) if gains else 1.0
@@ -127,6 +128,13 @@ def _section(reader: HistoryReader, winner: WinnerRow) -> Section:
         drawings.append(
             Drawing(name, "Distribution of the latency", summary, _embedded(cumulative.to_json()))
         )
+    stored = report_figures.stored_rates(reader, made)
+    if stored:
+        summary = (
+            "Every rate that was tried while the largest was looked for. A cross: the server did not keep up."
+        )
+        drawn = report_figures.rates(stored).to_json()
+        drawings.append(Drawing(f"rates-{winner.id}", RATES, summary, _embedded(drawn)))
     front = figures.front(reader, Question("/", {}, {"winner": winner.id}))
     summary = "Further down is faster, further left more accurate; the area of a point tells its memory."
     drawings.append(

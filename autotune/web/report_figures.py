@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autotune.errors import UsageError
 from autotune.store.records import Verdict
@@ -19,38 +19,59 @@ if TYPE_CHECKING:
     from autotune.store.records import Measurement
 
 COLOURS = tuple(f"var(--{name})" for name in ("one", "two", "three", "four", "six"))
+WINNER = "the winner"
 MOST_OTHERS = 3
 """Distributions beside the winner's: the best screened of other implementations or qualifiers."""
 LEAST_SAMPLES = 3
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
+"""That a load keeps, with the share of requests below each."""
+
+
+class Line(NamedTuple):
+    """What one configuration did at some rates: points as `read_rates` gives them."""
+
+    name: str
+    points: list[dict[str, Any]]
 
 
 def distribution(reader: HistoryReader, decision: Decision) -> go.Figure | None:
     """Cumulative latencies of the winner, measured afresh, and of the best others, as they were screened.
 
-    None where no samples were kept.
+    Of a server's load its percentiles are drawn, since its samples are whole starts. None where nothing of it
+    was kept.
     """
     import plotly.graph_objects as go
 
     best, drawn = decision.winner.choices[0], go.Figure()
-    lines = []
-    if best.measurement is not None:
-        lines.append(("the winner", best.measurement))
-    lines += _others(reader, decision, MOST_OTHERS)
+    lines = _measured(reader, decision)
+    loaded = any(measured.load for _, measured in lines)
     for colour, (name, measured) in zip(COLOURS, lines, strict=False):
-        ordered = sorted(sample / 1e6 for sample in measured.samples_ns)
-        shares = [(number + 1) / len(ordered) for number in range(len(ordered))]
+        if loaded:
+            times, shares = _cumulative(measured)
+        else:
+            times = sorted(sample / 1e6 for sample in measured.samples_ns)
+            shares = [(number + 1) / len(times) for number in range(len(times))]
+        if not times:
+            continue
         drawn.add_trace(
             go.Scatter(
-                x=ordered,
+                x=times,
                 y=shares,
-                mode="lines",
-                line={"shape": "hv", "color": colour, "width": 3 if name == "the winner" else 1.5},
+                mode="lines+markers" if loaded else "lines",
+                line={
+                    "shape": "linear" if loaded else "hv",
+                    "color": colour,
+                    "width": 3 if name == WINNER else 1.5,
+                },
                 name=escaped(name),
                 hovertemplate="%{y:.0%} within %{x:.4g} ms<extra></extra>",
             )
         )
-    if not lines:
+    if not drawn.data:
         return None
+    if loaded:
+        drawn.update_xaxes(title="time to the last token at the load that was kept (ms)", rangemode="tozero")
+        return _shares(drawn)
     baseline_ms = best.proof.baseline_ns / 1e6
     drawn.add_trace(
         go.Scatter(
@@ -63,9 +84,36 @@ def distribution(reader: HistoryReader, decision: Decision) -> go.Figure | None:
         )
     )
     drawn.update_xaxes(title="latency of a call (ms)", rangemode="tozero")
+    return _shares(drawn)
+
+
+def _shares(drawn: go.Figure) -> go.Figure:
     drawn.update_yaxes(title="share of calls", tickformat=".0%", range=[0, 1.02])
     drawn.update_layout(template=None, legend={"orientation": "h", "y": -0.25})
     return drawn
+
+
+def _cumulative(measured: Measurement) -> tuple[list[float], list[float]]:
+    """Times to the last token in milliseconds, and the share of requests that took no longer."""
+    spread = (measured.load or {}).get("e2e") or {}
+    known = {name: spread[name] for name in PERCENTILES if spread.get(name) is not None}
+    return [1e3 * seconds for seconds in known.values()], [PERCENTILES[name] for name in known]
+
+
+def _measured(reader: HistoryReader, decision: Decision) -> list[tuple[str, Measurement]]:
+    """The winner, measured afresh, and the best others, as they were screened."""
+    best = decision.winner.choices[0].measurement
+    return [*([(WINNER, best)] if best is not None else []), *_others(reader, decision, MOST_OTHERS)]
+
+
+def stored_rates(reader: HistoryReader, decision: Decision) -> list[Line]:
+    """What the load of a server's winner showed at each rate, and that of the best others; else nothing."""
+    lines = [
+        Line(name, sorted(_rates(measured.load), key=lambda point: point["rate"]))
+        for name, measured in _measured(reader, decision)
+        if measured.load
+    ]
+    return [line for line in lines if line.points]
 
 
 def _others(reader: HistoryReader, decision: Decision, most: int) -> list[tuple[str, Measurement]]:
@@ -83,7 +131,8 @@ def _others(reader: HistoryReader, decision: Decision, most: int) -> list[tuple[
             # Of the same implementation, what it has otherwise.
             changed = {key: value for key, value in trial.configuration.items() if winner.get(key) != value}
             name = kind = "with " + " ".join(f"{key}={value}" for key, value in changed.items())
-        if trial.configuration != winner and len(trial.measurement.samples_ns) >= LEAST_SAMPLES:
+        known = trial.measurement.load or len(trial.measurement.samples_ns) >= LEAST_SAMPLES
+        if trial.configuration != winner and known:
             found.setdefault(kind, (name, trial.measurement))
     return list(found.values())[:most]
 
@@ -136,21 +185,29 @@ def _rates(value: Any) -> Any:
                 yield from _rates(one) if isinstance(one, dict | list) else ()
 
 
-def rates(points: Sequence[dict[str, Any]]) -> go.Figure:
-    """Time to first token and to the last over the rate of requests; over-saturated ones are crosses."""
+_SHOWN = (
+    ("ttft_p50", "first token, p50", 0, "solid"),
+    ("ttft_p99", "first token, p99", 0, "dot"),
+    ("e2e_p50", "last token, p50", 1, "dash"),
+    ("e2e_p99", "last token, p99", 1, "dashdot"),
+)
+
+
+def rates(lines: Sequence[Line]) -> go.Figure:
+    """Time to first token and to the last over the rate of requests; over-saturated ones are crosses.
+
+    A line by itself has a colour for either token, several have one each.
+    """
     import plotly.graph_objects as go
 
     drawn = go.Figure()
-    shown = (
-        ("ttft_p50", "first token, p50", COLOURS[0], "solid"),
-        ("ttft_p99", "first token, p99", COLOURS[0], "dot"),
-        ("e2e_p50", "last token, p50", COLOURS[1], "solid"),
-        ("e2e_p99", "last token, p99", COLOURS[1], "dot"),
-    )
-    for key, name, colour, dash in shown:
-        known = [point for point in points if point[key] is not None]
+    shown = [(line, place, *how) for place, line in enumerate(lines[: len(COLOURS)]) for how in _SHOWN]
+    for line, place, key, told, token, dash in shown:
+        known = [point for point in line.points if point[key] is not None]
         if not known:
             continue
+        name = told if len(lines) == 1 else f"{escaped(line.name)}: {told}"
+        colour = COLOURS[token if len(lines) == 1 else place]
         symbols = ["x" if point["saturated"] else "circle" for point in known]
         drawn.add_trace(
             go.Scatter(

@@ -1,5 +1,6 @@
-/* libnvidia-ml.so.1 as one H200 would answer, or as many as FAKE_NVML_COUNT says. Their mood is read from the file FAKE_NVML at every call:
-   "idle", "foreign", "throttled", "lost", "hang" or "uninitialized". */
+/* libnvidia-ml.so.1 as one H200 would answer, or as many as FAKE_NVML_COUNT says. Their mood is read from the file
+   FAKE_NVML at every call: "idle", "foreign", "throttled", "lost", "hang" or "uninitialized", or "held PID MIB": so
+   much memory is in use beside the driver's own, by a process that is listed, or by none if its number is 0. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,13 @@ static int is(const char *mood) {
   FILE *file = fopen(getenv("FAKE_NVML"), "r");
   if (file) { if (fscanf(file, "%31s", found) != 1) found[0] = 0; fclose(file); }
   return strcmp(found, mood) == 0;
+}
+static unsigned holder(unsigned long long *mib) {
+  unsigned pid = 0;
+  FILE *file = fopen(getenv("FAKE_NVML"), "r");
+  *mib = 0;
+  if (file) { if (fscanf(file, "held %u %llu", &pid, mib) != 2) pid = 0; fclose(file); }
+  return pid;
 }
 static Return answer(void) {
   while (is("hang")) usleep(10000);
@@ -34,19 +42,22 @@ Return nvmlDeviceGetName(void *d, char *to, unsigned n) { (void)d; snprintf(to, 
 Return nvmlDeviceGetCudaComputeCapability(void *d, int *major, int *minor) { (void)d; *major = 9; *minor = 0; return answer(); }
 Return nvmlDeviceGetNumGpuCores(void *d, unsigned *cores) { (void)d; *cores = 16896; return answer(); }
 Return nvmlDeviceGetMemoryInfo(void *d, unsigned long long *info) {
-  (void)d; info[0] = 143771ull << 20; info[2] = 600ull << 20; info[1] = info[0] - info[2]; return answer();
+  unsigned long long held;
+  (void)d; (void)holder(&held);
+  info[0] = 143771ull << 20; info[2] = (600ull + held) << 20; info[1] = info[0] - info[2]; return answer();
 }
 Return nvmlDeviceGetComputeRunningProcesses_v3(void *d, unsigned *count, unsigned long long *infos) {
   (void)d;
   Return code = answer();
   if (code) return code;
-  unsigned there = is("foreign"), room = *count;
+  unsigned long long held = 5;
+  unsigned pid = is("foreign") ? 1 : holder(&held), there = pid != 0, room = *count;
   *count = there;
   if (!there) return OK;
   if (!infos || room < there) return SMALL;
   memset(infos, 0, 24);
-  ((unsigned *)infos)[0] = 1;
-  infos[1] = 5ull << 20;
+  ((unsigned *)infos)[0] = pid;
+  infos[1] = held << 20;
   return OK;
 }
 Return nvmlDeviceGetMPSComputeRunningProcesses_v3(void *d, unsigned *count, void *infos) { (void)d; (void)infos; *count = 0; return answer(); }

@@ -28,6 +28,11 @@ class Scripted:
             raise answer
         return [answer]
 
+    def occupy(self) -> None: ...
+
+    def leftover(self) -> str:
+        return ""
+
     def adopt(self, settings: GateSettings) -> None:
         self.settings = settings
 

@@ -112,6 +112,73 @@ def test_the_power_budget_counts_what_this_device_may_draw(root) -> None:
     assert ["power"] == broken(root, *gpus, power_watts=519.0, tuning=True)
 
 
+def leftovers(root, *after, before=None, tuned: bool = True) -> list[str]:
+    """What is still there of us, look for look, of a device that we used."""
+    library = FakeNvml(before or idle())
+    probe = NvidiaProbe(0, GateSettings(), library, str(root))
+    probe.look(False)
+    if tuned:
+        probe.occupy()
+    found = []
+    for gpu in after:
+        library.gpus = [gpu]
+        found.append(probe.leftover())
+    return found
+
+
+def in_use(mib: int, *processes):
+    memory = SimpleNamespace(total=143771 * MIB, used=mib * MIB)
+    return idle(MemoryInfo=memory, ComputeRunningProcesses=list(processes))
+
+
+def test_memory_that_the_driver_still_holds_after_our_process_ended_is_told_until_it_is_free(root) -> None:
+    # Below the limit under which a device counts as idle, and yet ours.
+    held, *free = leftovers(root, in_use(1000), in_use(630), in_use(5000))
+    assert "1000 MiB are in use by no living process, at most 664 MiB" in held
+    # Once it was free, what comes is not ours.
+    assert ["", ""] == free
+
+
+def test_a_dead_process_that_the_driver_still_lists_is_ours(root) -> None:
+    told, free = leftovers(root, in_use(5600, process(FOREIGN, 5000 * MIB)), idle())
+    assert ["4000000", ""] == [told.rpartition("lists ")[2].split()[0], free]
+
+
+def test_those_who_came_meanwhile_or_were_there_before_are_waited_for_by_nobody(root) -> None:
+    folder = root / "proc/77"
+    folder.mkdir()
+    (folder / "stat").write_text("77 (server) S 1" + " 0" * 40)
+    others = in_use(9600, process(77, 9000 * MIB))
+    assert [""] == leftovers(root, others)
+    assert [""] == leftovers(
+        root, in_use(800, process(FOREIGN, 200 * MIB)), before=in_use(800, process(FOREIGN, 200 * MIB))
+    )
+    # As in containers, where it is not told what they hold.
+    assert [""] == leftovers(root, in_use(9600, process(77, None)))
+    (told,) = leftovers(root, in_use(9900, process(77, 9000 * MIB)))
+    assert "900 MiB" in told
+    # A zombie is dead.
+    (folder / "stat").write_text("77 (server) Z 1" + " 0" * 40)
+    assert [True] == [bool(told) for told in leftovers(root, others)]
+
+
+def test_a_device_that_we_did_not_use_holds_nothing_of_ours(root) -> None:
+    assert [""] == leftovers(root, in_use(5000), tuned=False)
+
+
+def test_a_library_that_fails_tells_nothing_of_what_is_left(root) -> None:
+    library = FakeNvml(idle())
+    gate = Gate(Patient(NvidiaProbe(0, GateSettings(), library, str(root))), Windows(), 1)
+    gate.look()
+    gate.occupy()
+    library.gpus = []
+    assert "cannot be told: StateError: the cuda library lists no device 0" in gate.leftover()
+    # It is opened anew for the next question.
+    assert 0 == library.open
+    library.gpus = [idle()]
+    assert "" == gate.leftover()
+
+
 def test_whatever_the_library_fails_with_reads_as_busy(root) -> None:
     missing = FakeNvml(init=NVMLError(12))
     lost = FakeNvml(idle(ComputeRunningProcesses=NVMLError(LOST)))

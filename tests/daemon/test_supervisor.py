@@ -32,6 +32,8 @@ class Repeating:
     def look(self, _: bool) -> list[Condition]:
         return [self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]]
 
+    def occupy(self) -> None: ...
+
 
 class Tried:
     """A supervisor in a loop whose study processes cannot start; the loop ends with the last start."""

@@ -8,11 +8,20 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from autotune.cli import main
 from autotune.errors import UsageError
-from autotune.web.report_figures import rates, read_rates
+from autotune.measure.load.arrivals import Lengths
+from autotune.measure.load.batching import BatchLimits, ModelledEngine
+from autotune.measure.load.capacity import engine_load, largest_rate, poisson
+from autotune.measure.load.slo import Slo
+from autotune.space.problem import Problem
+from autotune.store import open_history
+from autotune.store.records import Measurement
+from autotune.web.report_figures import Line, rates, read_rates
+from tests.store.factories import choice, record_host, study_key, trial, winner
 from tests.web.histories import EVIL
 
 if TYPE_CHECKING:
@@ -78,8 +87,69 @@ def test_rates_are_read_wherever_a_load_put_them(tmp_path: Path) -> None:
     found = read_rates(str(file))
     assert [(2.0, False), (9.0, True)] == [(point["rate"], point["saturated"]) for point in found]
     assert (0.3, 2.0, None) == tuple(found[1][name] for name in ("ttft_p99", "e2e_p50", "e2e_p99"))
-    crossed = {symbol for trace in rates(found).data for symbol in trace.marker.symbol}
+    crossed = {symbol for trace in rates([Line("", found)]).data for symbol in trace.marker.symbol}
     assert {"circle", "x"} == crossed
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a server that was tuned: its loads are of a modelled engine."""
+    state = tmp_path_factory.mktemp("served")
+    with open_history(str(state)) as history:
+        record_host(history)
+        fields = {"spec": "toy", "digest": "d" * 16}
+        solved = Problem("server", fields)
+        key = study_key(workload="server", problem=solved.key, objective="throughput")
+        study = history.begin_study(key, solved.dimensions)
+        for number, places in enumerate((8, 64)):
+            settings = {"implementation": "serve", "max_num_seqs": places}
+            measured = loaded(places)
+            history.add_trial(study, trial(number, configuration=settings, measurement=measured))
+        best = choice(0, 1e7, settings, measurement=measured)
+        told = {"workload": "server", "problem": solved.key, "dimensions": fields, "objective": "throughput"}
+        history.promote(study, winner(neighbourhood=solved.key, choices=(best,), **told))
+        history.end_study(study, "trials")
+    out = state / "report.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOTUNE_STATE_DIR", str(state))
+        assert 0 == main(["report", "--html", str(out)])
+    return out.read_text()
+
+
+def loaded(places: int) -> Measurement:
+    """A measurement as the bench makes one, of a modelled engine with so many places in its batch."""
+    engine = ModelledEngine(0.005, 2e-5, 1e-4)
+    slo = Slo(ttft_ms=500.0, percentile=90.0)
+    arrivals = poisson(200, Lengths((32, 32), (16, 16)), 0)
+    found = largest_rate(engine_load(engine, BatchLimits(places, 2048), arrivals, slo), 20.0)
+    assert found.figures is not None
+    points = tuple(rung.point for rung in found.rungs)
+    load = msgspec.to_builtins(msgspec.structs.replace(found.figures, by_rate=points), str_keys=True)
+    return Measurement((round(1e9 / found.rate),), "sample_cap", "monotonic", "hot", load=load)
+
+
+def test_stored_loads_of_a_server_are_drawn_against_the_rate(served: str) -> None:
+    """Of the winner and of what it was chosen from, with no file given; so few requests tell no p99."""
+    held = {name: json.loads(text) for name, text in re.findall(FIGURE, served, flags=re.DOTALL)}
+    (drawn,) = (figure for name, figure in held.items() if name.startswith("f-rates-"))
+    names = {trace["name"] for trace in drawn["data"]}
+    both = ("the winner", "with max_num_seqs=8")
+    assert {f"{one}: {token} token, p50" for one in both for token in ("first", "last")} == names
+    assert {"circle", "x"} == {symbol for trace in drawn["data"] for symbol in trace["marker"]["symbol"]}
+    for trace in drawn["data"]:
+        assert sorted(trace["x"]) == trace["x"]
+        assert len(trace["x"]) > 2
+
+
+def test_the_distribution_of_a_load_is_that_of_its_requests(served: str) -> None:
+    """And not that of its few samples, which are whole starts of the server."""
+    held = {name: json.loads(text) for name, text in re.findall(FIGURE, served, flags=re.DOTALL)}
+    (drawn,) = (figure for name, figure in held.items() if "distribution" in name)
+    best, other = drawn["data"]
+    assert ("the winner", "with max_num_seqs=8") == (best["name"], other["name"])
+    assert [0.5, 0.9] == best["y"]
+    assert sorted(best["x"]) == best["x"]
+    assert "last token" in drawn["layout"]["xaxis"]["title"]["text"]
 
 
 @pytest.mark.parametrize(
