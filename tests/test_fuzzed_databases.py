@@ -310,7 +310,7 @@ def survives(sound: Path, folder: Path, data: st.DataObject, monkeypatch: pytest
         look_up()
 
 
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -329,6 +329,7 @@ def test_thousands_of_databases_that_were_changed(sound, tmp_path, monkeypatch, 
     survives(sound, tmp_path / "state", data, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SPOILED))
 def test_a_schema_that_is_not_ours_is_told(sound, tmp_path, monkeypatch, name) -> None:
     folder = tmp_path / "state"
