@@ -25,6 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader (`head`, a pager) has seen enough; Python would complain again while flushing at exit.
         sys.stderr.close()
         return 0
+    except Exception:
+        fault = _blamed()
+        if fault is None:
+            raise
+        print(f"autotune: {fault}", file=sys.stderr)
+        return fault.exit_code
 
 
 def _run(arguments: list[str]) -> int:
@@ -42,6 +48,17 @@ def _run(arguments: list[str]) -> int:
         raise KeyboardInterrupt from None
     except ModuleNotFoundError as error:
         raise _missing(error, "this command") from None
+
+
+def _blamed() -> AutotuneError | None:
+    """What is wrong with the databases, if that is why a command failed; None if we are to blame."""
+    try:
+        from autotune import paths
+        from autotune.store.plausibility import blamed
+
+        return blamed(paths.state_dir())
+    except (ImportError, OSError):
+        return None
 
 
 def _missing(error: ModuleNotFoundError, needed_by: str) -> Exception:

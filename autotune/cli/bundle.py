@@ -63,12 +63,11 @@ def import_bundle(
 ) -> None:
     """Take the winners of another machine as candidates: unproven until this machine has decided itself.
 
-    It is shown before it is taken. Nothing is published; 'autotune import undo' takes it back.
+    It is shown before it is taken. Nothing is published; 'autotune import undo' takes it back. A daemon that
+    holds the history takes it, and tries its winners as soon as the device is idle.
     """
     from autotune.cli import output
     from autotune.exports import bundle as bundles
-    from autotune.store import open_history
-    from autotune.store.bundles import take
 
     data, name = _read(file)
     content, digest = bundles.read(data, name)
@@ -78,8 +77,7 @@ def import_bundle(
     if not dry_run:
         if not yes and not json and not _confirmed():
             raise UsageError("nothing was imported; give --yes where nobody can be asked")
-        with open_history() as history:
-            told["bundle"] = take(history, content, digest)
+        told["bundle"] = take_here_or_by_daemon(content, data, digest)
     if json:
         output.print_json(told)
     elif told["bundle"] is not None:
@@ -122,12 +120,34 @@ def undo_bundle(
 ) -> None:
     """Take an import back; what this machine has proven since stays."""
     from autotune.cli import output
-    from autotune.store import open_history
+    from autotune.cli.writing import here_or_by_daemon
+    from autotune.daemon.control import ForgetBundle
     from autotune.store.bundles import forget
 
-    with open_history() as history:
-        forget(history, number)
+    here_or_by_daemon(
+        lambda history: forget(history, number), lambda state_dir: ForgetBundle(state_dir, number)
+    )
     output.print_json({"bundle": number}) if json else output.console.print(f"bundle {number} is taken back")
+
+
+def take_here_or_by_daemon(content: Bundle, data: bytes, digest: str) -> int:
+    """Take a bundle into the history; returns its number there.
+
+    Args:
+        content: of the bundle.
+        data: the file that it was read from.
+        digest: of the content.
+    """
+    from autotune.cli.writing import here_or_by_daemon
+    from autotune.daemon.control import TakeBundle
+    from autotune.store.bundles import take
+
+    done = here_or_by_daemon(
+        lambda history: {"bundle": take(history, content, digest)},
+        lambda state_dir: TakeBundle(state_dir, digest),
+        data,
+    )
+    return int(done["bundle"])
 
 
 def _read(file: str) -> tuple[bytes, str]:

@@ -364,15 +364,20 @@ def _default(workload: str, winners: Winners) -> dict[str, Any]:
 def _keep(imports: list[Any], json: bool, what: str) -> None:
     from autotune import paths
     from autotune.cli import output
+    from autotune.cli.writing import by_daemon
+    from autotune.daemon.control import KeepImports
     from autotune.errors import StateDirError
-    from autotune.search.imported import keep
+    from autotune.search.imported import encoded, keep
     from autotune.store.statedir import prepare
 
-    state = prepare(paths.state_dir())
     try:
-        kept = [keep(state.path, imported) for imported in imports]
-    except OSError as error:
-        raise StateDirError(f"{state.path}: cannot be written: {error.strerror}") from None
+        state = prepare(paths.state_dir())
+        try:
+            kept = [keep(state.path, imported) for imported in imports]
+        except OSError as error:
+            raise StateDirError(f"{state.path}: cannot be written: {error.strerror}") from None
+    except StateDirError as error:
+        kept = by_daemon(KeepImports, error, encoded(imports))["imports"]
     if json:
         output.print_json({"imports": kept})
     else:

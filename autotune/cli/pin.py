@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autotune.cli import options
-from autotune.errors import HistoryLockedError, StateDirError
+
+if TYPE_CHECKING:
+    from autotune.store import History
 
 Number = Annotated[int, typer.Argument(help="A generation; see 'autotune rollback --list'.")]
 
@@ -44,19 +45,14 @@ def _set(generation: int, reason: str | None, json: bool) -> None:
 
 
 def _ask_or_do(generation: int, reason: str | None) -> None:
-    from autotune import paths
-    from autotune.daemon.control import NoDaemonError, Pin, ask
-    from autotune.store import open_history, snapshot
+    from autotune.cli.writing import here_or_by_daemon
+    from autotune.daemon.control import Pin
+    from autotune.store import snapshot
 
-    try:
-        with open_history() as history:
-            if reason is None:
-                snapshot.unpin(history, generation)
-            else:
-                snapshot.pin(history, generation, reason)
-    # The folder is written by the daemon's user alone, and members of its group may ask.
-    except (HistoryLockedError, StateDirError) as error:
-        try:
-            ask(Pin(os.path.abspath(paths.state_dir()), generation, reason))
-        except NoDaemonError:
-            raise error from None
+    def write(history: History) -> None:
+        if reason is None:
+            snapshot.unpin(history, generation)
+        else:
+            snapshot.pin(history, generation, reason)
+
+    here_or_by_daemon(write, lambda state_dir: Pin(state_dir, generation, reason))

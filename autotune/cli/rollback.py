@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
 
 from autotune.cli import options
-from autotune.errors import HistoryLockedError, StateDirError
 
 
 def rollback(
@@ -55,18 +53,12 @@ def rollback(
 
 
 def _roll_back(generation: int | None, reason: str) -> int:
-    from autotune import paths
-    from autotune.daemon.control import NoDaemonError, Rollback, ask
-    from autotune.store import open_history
+    from autotune.cli.writing import here_or_by_daemon
+    from autotune.daemon.control import Rollback
     from autotune.store.rollback import rollback as roll_back
 
-    try:
-        with open_history() as history:
-            return roll_back(history, generation, reason)
-    # The folder is written by the daemon's user alone, and members of its group may ask.
-    except (HistoryLockedError, StateDirError) as error:
-        question = Rollback(os.path.abspath(paths.state_dir()), generation, reason)
-        try:
-            return int(ask(question)["generation"])
-        except NoDaemonError:
-            raise error from None
+    done = here_or_by_daemon(
+        lambda history: {"generation": roll_back(history, generation, reason)},
+        lambda state_dir: Rollback(state_dir, generation, reason),
+    )
+    return int(done["generation"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import autotune
-from autotune.errors import AutotuneError, HistoryLockedError, StateDirError, UsageError
+from autotune.errors import AutotuneError, StateError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,17 +151,15 @@ def _concluded(
 
 
 def _kept(bundle: Bundle) -> str:
-    """Take the winners into the history as candidates; in a file, where a daemon holds the history."""
+    """Take the winners into the history as candidates; in a file, where another process holds the history."""
+    from autotune.cli.bundle import take_here_or_by_daemon
     from autotune.exports import bundle as bundles
-    from autotune.store import open_history
-    from autotune.store.bundles import take
 
     data = bundles.write(bundle)
     _, digest = bundles.read(data, "the sweep's bundle")
     try:
-        with open_history() as history:
-            number = take(history, bundle, digest)
-    except (HistoryLockedError, StateDirError) as refused:
+        number = take_here_or_by_daemon(bundle, data, digest)
+    except (StateError, UsageError) as refused:
         path = Path(f"sweep-{int(time.time())}.bundle").resolve()
         try:
             path.write_bytes(data)

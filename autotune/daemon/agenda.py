@@ -15,6 +15,7 @@ from autotune.space.declared import ENTRY_POINTS, shipped
 from autotune.space.plan import most_valuable_first, plan
 from autotune.space.problem import Problem
 from autotune.space.work import estimated_bytes
+from autotune.store.bundles import unproven
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from autotune.daemon.request_book import RequestBook
     from autotune.daemon.requests import Wish
     from autotune.daemon.supervisor import Supervisor
+    from autotune.store.bundles import Unproven
     from autotune.store.entries import Standing
     from autotune.store.reading import HistoryReader
 
@@ -57,6 +59,7 @@ class Agenda:
         self._supervisors: list[Supervisor] = []
         self._planned: dict[str, list[Problem]] = {}
         self._standing: dict[str, list[Standing]] = {}
+        self._imported: dict[str, list[Unproven]] = {}
         self._current: dict[str, set[tuple[str, str, str]]] = {}
         self._items: dict[str, tuple[float, list[Item] | None]] = {}
         self._resting: dict[_Rest, tuple[float, int]] = {}
@@ -78,12 +81,24 @@ class Agenda:
             if supervisor.stack is not None and not settings.worker.modules:
                 # Nothing has to be imported to know their names.
                 supervisor.workloads = _known_workloads()
-            self.refresh(supervisor, history)
+            self.renew(supervisor, history)
 
     def refresh(self, supervisor: Supervisor, history: HistoryReader) -> None:
         """Read again what is decided for a device."""
         self._standing[supervisor.name] = history.standing(supervisor.device.digest)
         self._know_current(supervisor)
+
+    def renew(self, supervisor: Supervisor, history: HistoryReader) -> None:
+        """Read again what is decided for a device, and what was imported from machines like its own."""
+        device = supervisor.device
+        before = set(map(_claimed, self._imported.get(supervisor.name, ())))
+        self._imported[supervisor.name] = unproven(history, device.kind, device.family)
+        new = set(map(_claimed, self._imported[supervisor.name])) - before
+        # What was just decided is tried again where somebody brings a better way.
+        fresh = {(supervisor.name, workload, problem, objective) for workload, problem, objective, _ in new}
+        for rest in [rest for rest in self._resting if rest[:4] in fresh]:
+            del self._resting[rest]
+        self.refresh(supervisor, history)
 
     def look_again(self) -> None:
         """Notice that the software stack was upgraded, and what has become due."""
@@ -112,7 +127,8 @@ class Agenda:
         if items is None or now - made_at > FRESH_SECONDS:
             name = supervisor.name
             equals = frozenset(one.name for one in self._equals(supervisor))
-            outlook = Outlook(equals, supervisor.stack, self._standing[name], self._settings, time.time())
+            standing, imported = self._standing[name], self._imported[name]
+            outlook = Outlook(equals, supervisor.stack, standing, self._settings, time.time(), imported)
             items = outlook.items(self._book, self._planned[name], supervisor.workloads)
             self._items[name] = (now, items)
         return items
@@ -250,6 +266,10 @@ def _known_workloads() -> frozenset[str]:
     from importlib.metadata import entry_points
 
     return frozenset({*shipped(), *(point.name for point in entry_points(group=ENTRY_POINTS))})
+
+
+def _claimed(imported: Unproven) -> tuple[str, str, str, float]:
+    return imported.workload, imported.problem, imported.objective, imported.imported_at
 
 
 def _least_bytes(wish: Wish) -> float:

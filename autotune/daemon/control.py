@@ -111,7 +111,42 @@ class Pin(_Question, frozen=True):
     reason: str | None = None
 
 
-Question = Status | Requests | Pause | Resume | Ask | Rollback | Pin
+class TakeBundle(_Question, frozen=True):
+    """Take the bundle whose content comes along, all of it or nothing.
+
+    Attributes:
+        state_dir: the state folder that is meant; a daemon of another one refuses.
+        sha256: of what it holds, as it was shown to whoever asks.
+    """
+
+    state_dir: str
+    sha256: str
+
+
+class ForgetBundle(_Question, frozen=True):
+    """Take an import back.
+
+    Attributes:
+        state_dir: the state folder that is meant; a daemon of another one refuses.
+        bundle: its number.
+    """
+
+    state_dir: str
+    bundle: int
+
+
+class KeepImports(_Question, frozen=True):
+    """Keep the imports of another system's file, a JSON list of which comes along.
+
+    Attributes:
+        state_dir: the state folder that is meant; a daemon of another one refuses.
+    """
+
+    state_dir: str
+
+
+Intake = TakeBundle | ForgetBundle | KeepImports
+Question = Status | Requests | Pause | Resume | Ask | Rollback | Pin | Intake
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -135,12 +170,13 @@ def socket_path() -> str:
     return os.path.join(paths.runtime_dir(), SOCKET_NAME)
 
 
-def ask(question: Question, patience_seconds: float | None = None) -> Any:
+def ask(question: Question, patience_seconds: float | None = None, content: bytes | None = None) -> Any:
     """What the daemon answers.
 
     Args:
         question: to ask.
         patience_seconds: after which it is given up; None to wait as long as it takes.
+        content: that comes along, as an open file: the daemon reads no path of others.
 
     Raises:
         NoDaemonError: none listens.
@@ -163,7 +199,7 @@ def ask(question: Question, patience_seconds: float | None = None) -> Any:
                 f"{path}: {error.strerror}; expected a member of the group in [daemon] group, or root"
             ) from None
         try:
-            write_frame(connection.fileno(), msgspec.json.encode(question))
+            _say(connection, msgspec.json.encode(question), content)
             frame = read_frame(connection.fileno())
         except (OSError, InternalError):
             frame = None
@@ -173,3 +209,15 @@ def ask(question: Question, patience_seconds: float | None = None) -> Any:
     if answer.refusal:
         raise UsageError(answer.refusal)
     return answer.content
+
+
+def _say(connection: socket.socket, question: bytes, content: bytes | None) -> None:
+    if content is None:
+        write_frame(connection.fileno(), question)
+        return
+    with open(os.memfd_create("autotune"), "wb+") as file:
+        file.write(content)
+        file.seek(0)
+        frame = struct.pack(">I", len(question)) + question
+        sent = socket.send_fds(connection, [frame], [file.fileno()])
+        connection.sendall(frame[sent:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import socket
+import stat
 import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from autotune.daemon.control import LARGEST_QUESTION, Answer, Question
-from autotune.errors import AutotuneError, InternalError, StateDirError
+from autotune.errors import AutotuneError, InternalError, StateDirError, UsageError
 from autotune.worker.framing import FrameBuffer
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 MOST_CONNECTIONS = 64
 IDLE_SECONDS = 30.0
 """A connection that asks nothing is closed after this."""
+MOST_FILES = 1
+"""That may come with one question; the kernel closes more."""
 _CREDENTIALS = struct.Struct("iII")
 """struct ucred: process, user and group."""
 _SO_PEERGROUPS = 59
@@ -116,22 +119,44 @@ class Connection:
         self._frames = FrameBuffer()
         self._outgoing = bytearray()
         self._asked = False
+        self._file = -1
         accepted.setblocking(False)
         loop.watch(accepted.fileno(), self._ready)
         self._impatience = loop.later(IDLE_SECONDS, self._expire)
 
     def answer(self, content: Any) -> None:
         """Answer its question, and hang up once that is sent."""
-        self._send(Answer(content))
+        self.send(Answer(content))
 
     def refuse(self, reason: str) -> None:
         """Say why not, and hang up."""
-        self._send(Answer(refusal=reason))
+        self.send(Answer(refusal=reason))
+
+    def take_file(self, largest: int) -> int:
+        """The descriptor of the file that came with the question; the caller closes it.
+
+        Args:
+            largest: most bytes that it may have.
+
+        Raises:
+            UsageError: none came, or one that is too large or no file.
+        """
+        if self._file < 0:
+            raise UsageError("the question came without the file that it is about")
+        facts = os.fstat(self._file)
+        # From a pipe or a terminal nobody knows when something comes.
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > largest:
+            raise UsageError(f"what came with the question is no file of at most {largest >> 20} MiB")
+        taken, self._file = self._file, -1
+        return taken
 
     def close(self) -> None:
         """Hang up."""
         if not self.closed:
             self.closed = True
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
             self._impatience.cancel()
             self._loop.forget(self._socket.fileno())
             self._socket.close()
@@ -147,7 +172,7 @@ class Connection:
         if self.closed:
             return
         try:
-            data = self._socket.recv(1 << 16)
+            data = self._receive()
         except BlockingIOError:
             return
         except OSError:
@@ -156,6 +181,16 @@ class Connection:
             self.close()
         elif not self._asked:
             self._take(data)
+
+    def _receive(self) -> bytes:
+        """What arrived; of the files that came along the first is kept."""
+        data, files, _, _ = socket.recv_fds(self._socket, 1 << 16, MOST_FILES, socket.MSG_CMSG_CLOEXEC)
+        for file in files:
+            if self._file < 0:
+                self._file = file
+            else:
+                os.close(file)
+        return data
 
     def _take(self, data: bytes) -> None:
         try:
@@ -175,7 +210,8 @@ class Connection:
         except AutotuneError as error:
             self.refuse(str(error))
 
-    def _send(self, answer: Answer) -> None:
+    def send(self, answer: Answer) -> None:
+        """Answer or refuse, and hang up once that is sent."""
         if self.closed:
             return
         payload = msgspec.json.encode(answer)

@@ -47,7 +47,7 @@ class Work(_Message, frozen=True):
 
     Attributes:
         kind: why: `asked` (by an operator), `request`, `fleet` (to verify what an equal node proved),
-            `model`, `drifted` or `recheck`.
+            `imported` (the same of a bundle), `model`, `drifted` or `recheck`.
         key: of the problem, if it is known.
         seconds: the budget.
         trials: most configurations tried; None for no limit but the budget.

@@ -56,6 +56,9 @@ class Questions:
             case control.Pin():
                 self._pin(question, connection)
                 connection.answer({"generation": question.generation})
+            case control.TakeBundle() | control.ForgetBundle() | control.KeepImports():
+                _check_ours(question.state_dir)
+                self._service.intake.begin(question, connection)
 
     def _pause(self, question: control.Pause, connection: Connection) -> None:
         covered = self._covered(question.device)

@@ -28,6 +28,7 @@ from autotune.daemon.companion import Site
 from autotune.daemon.control_server import ControlServer
 from autotune.daemon.exposition import Health
 from autotune.daemon.fleet_link import FleetLink
+from autotune.daemon.intake import Intake
 from autotune.daemon.lease import Leases
 from autotune.daemon.loop import Loop, Timer
 from autotune.daemon.metrics import Metrics
@@ -148,6 +149,7 @@ class Service:
             self.note_error,
             self.archive.unwritten,
         )
+        self.intake = Intake(self.loop, self.archive, self.history_renewed)
         self.site = Site(self.loop, self.note_error)
         self.fleet = FleetLink(
             self.loop,
@@ -376,6 +378,7 @@ class Service:
 
     def _history_lost(self) -> None:
         """The history is damaged: what runs could record nothing more."""
+        self.intake.close()
         for supervisor in self.supervisors.values():
             supervisor.make_room("history")
 
@@ -387,7 +390,7 @@ class Service:
         self.metrics.disk_full(False)
         history.record_devices(self._devices)
         for supervisor in self.supervisors.values():
-            self.agenda.refresh(supervisor, history)
+            self.agenda.renew(supervisor, history)
         self._step_all()
 
     def _callback_failed(self, error: Exception) -> None:
@@ -423,6 +426,7 @@ class Service:
     def _end(self) -> None:
         self.fleet.close()
         self.care.close()
+        self.intake.close()
         self.site.close()
         self.requests.close()
         self.control.close()

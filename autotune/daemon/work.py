@@ -3,7 +3,8 @@
 1. what an operator asked for;
 2. requests: how often they were asked, times the seconds that tuning is expected to save a call;
 3. the problems of the configured models, the most valuable first;
-   before them, what the fleet proved on an equal node: it is verified here, which takes seconds;
+   before them, what the fleet proved on an equal node, and what was imported from a machine like this one: it
+   is verified here, which takes seconds;
 4. what was decided under another software stack: the old winner is verified, which takes seconds, not
    minutes;
 5. what was decided long ago: measured again, and withdrawn if it no longer wins.
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
 
     from autotune.config import Settings
     from autotune.daemon.request_book import Entry
+    from autotune.store.bundles import Unproven
     from autotune.store.entries import Standing
 
 VERIFY_SECONDS = 15.0
 """What verifying an old winner may take."""
 VERIFY_TRIALS = 4
 """Configurations that are tried then: the old winner, and those of the nearest sizes."""
+IMPORTED_TRIALS = 8
+"""The same for an imported winner, which is tried after what other sources name for its problem."""
 UNKNOWN_GAIN = 0.3
 """Share of a call's time that tuning is expected to save where nothing similar was ever tuned."""
 TYPICAL_BYTES_PER_S = 50e9
@@ -66,6 +70,7 @@ class Outlook:
         standing: the winners of the device, under any stack.
         settings: budgets, and the age of re-verification.
         now: seconds since the epoch.
+        imported: winners of other machines of the device's kind and family.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Outlook:
         standing: Iterable[Standing],
         settings: Settings,
         now: float,
+        imported: Iterable[Unproven] = (),
     ) -> None:
         self._devices = devices
         self._settings = settings
@@ -83,6 +89,7 @@ class Outlook:
         self._old: dict[tuple[str, str, str], Standing] = {}
         self._unverified: dict[tuple[str, str, str], Standing] = {}
         gains: dict[str, list[float]] = {}
+        decided: dict[tuple[str, str, str], float] = {}
         for winner in standing:
             if winner.workload in INCLUDED:
                 continue  # a server's winner: what its spec says is not known here
@@ -93,7 +100,16 @@ class Outlook:
             if key not in found or found[key].decided_at < winner.decided_at:
                 found[key] = winner
             gains.setdefault(winner.workload, []).append(1 - 1 / max(1.0, winner.speedup))
+            if winner.origin is None:
+                decided[key] = max(winner.decided_at, decided.get(key, 0.0))
         self._gains = {name: sum(shares) / len(shares) for name, shares in gains.items()}
+        # What was decided here since has been tried by that, and was proven or refuted.
+        self._imported = [
+            one
+            for one in imported
+            if one.workload not in INCLUDED
+            and decided.get((one.workload, one.problem, one.objective), 0.0) < one.imported_at
+        ]
 
     def items(
         self, requests: Iterable[Entry], planned: Sequence[Problem], workloads: frozenset[str] | None = None
@@ -112,7 +128,15 @@ class Outlook:
         ]
         asked = [self._requested(e) for e in ours if workloads is None or e.workload in workloads]
         models = [self._planned(problem, -place) for place, problem in enumerate(planned)]
-        found = [*asked, *self._to_verify(), *filter(None, models), *self._drifted(), *self._to_recheck()]
+        known = [one for one in self._imported if workloads is None or one.workload in workloads]
+        found = [
+            *asked,
+            *self._to_verify(),
+            *map(self._to_prove, known),
+            *filter(None, models),
+            *self._drifted(),
+            *self._to_recheck(),
+        ]
         unique: dict[tuple[str, str, str, float | None], Item] = {}
         for item in sorted(found, key=_order):
             work = item.work
@@ -141,6 +165,20 @@ class Outlook:
         for winner in self._unverified.values():
             work = self._search("fleet", winner.workload, winner.dimensions, winner.problem, winner.objective)
             yield Item(replace(work, again=True), winner.speedup)
+
+    def _to_prove(self, imported: Unproven) -> Item:
+        seconds = min(self._settings.study.budget_seconds, VERIFY_SECONDS)
+        work = Work(
+            "imported",
+            imported.workload,
+            imported.dimensions,
+            imported.problem,
+            imported.objective,
+            seconds=seconds,
+            trials=IMPORTED_TRIALS,
+            again=True,
+        )
+        return Item(work, imported.speedup)
 
     def _drifted(self) -> Iterable[Item]:
         for key, winner in self._old.items():
@@ -185,7 +223,7 @@ class Outlook:
             return UNKNOWN_SECONDS
 
 
-_KINDS = ("asked", "request", "fleet", "model", "drifted", "recheck")
+_KINDS = ("asked", "request", "fleet", "imported", "model", "drifted", "recheck")
 
 
 def _order(item: Item) -> tuple[int, float]:

@@ -35,10 +35,15 @@ _COLUMNS = """rank, problem, device, stack, configuration, latency_ns, p99_ns, e
     study, trial, decided_at"""
 _ORIGIN = {1: ", NULL AS origin", 2: ", origin"}
 _TUNED = "WHERE workload = ? AND problem = ? AND objective = ? AND device = ?"
-_NEIGHBOURS = "WHERE workload = ? AND neighbourhood = ? AND objective = ? AND device = ? AND problem <> ?"
+# A snapshot has no statistics, without which SQLite would read every choice of the workload.
+_BY_NEIGHBOURHOOD = "INDEXED BY choice_neighbourhood "
+_NEIGHBOURS = f"""{_BY_NEIGHBOURHOOD}WHERE workload = ? AND neighbourhood = ? AND objective = ?
+    AND device = ? AND problem <> ?"""
 _RELATIVES = """WHERE workload = ? AND problem = ? AND objective = ?
     AND device IN (SELECT digest FROM device WHERE kind = ? AND family = ? AND digest <> ?)"""
-_OBJECTIVES = "SELECT DISTINCT objective FROM choice WHERE workload = ?"
+_OBJECTIVES = (
+    f"SELECT DISTINCT objective FROM choice {_BY_NEIGHBOURHOOD}WHERE workload = ? AND neighbourhood = ?"
+)
 # SQLite decodes JSON in microseconds and is loaded anyway; importing `json` would cost 7 ms.
 _DECODED = "SELECT key, value, type FROM json_each(?)"
 
@@ -97,8 +102,9 @@ class Published:
         )
 
     def objectives(self, problem: Problem) -> list[str]:
-        """What the problem's workload has been tuned for."""
-        return [str(row[0]) for row in self._rows(_OBJECTIVES, problem.workload)]
+        """What the problem and its neighbours have been tuned for."""
+        rows = self._rows(_OBJECTIVES, problem.workload, problem.neighbourhood)
+        return [str(row[0]) for row in rows]
 
     def configuration(self, row: sqlite3.Row) -> dict[str, Any] | None:
         """The configuration of a choice; None if the row is damaged."""

@@ -18,7 +18,7 @@ from autotune.search.transfer import OTHER_DEVICE, OTHER_STACK, Earlier, size_di
 from autotune.store.statedir import sync_file, sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from autotune.fingerprint import Device
     from autotune.search.objective import Objective
@@ -82,6 +82,11 @@ def keep(state_dir: str, imported: Import) -> str:
         with suppress(OSError):
             os.unlink(fresh)
     return path
+
+
+def encoded(imports: Sequence[Import]) -> bytes:
+    """Imports as the daemon takes them to keep."""
+    return msgspec.json.encode(list(imports))
 
 
 class FromImports:

@@ -9,13 +9,12 @@ import msgspec
 
 from autotune.errors import UnknownNameError, UsageError
 from autotune.store.encoding import from_json, to_json
-from autotune.store.history import insert, note
-from autotune.store.records import Configuration, Trial
+from autotune.store.history import insert, note, transaction
+from autotune.store.records import Configuration, Interval, Trial
 
 if TYPE_CHECKING:
     from autotune.exports.bundle import Bundle
     from autotune.space.problem import Problem
-    from autotune.store.history import History
     from autotune.store.reading import HistoryReader
 
 UNPROVEN, PROVEN, REFUTED = "unproven", "proven here", "another won here"
@@ -64,17 +63,53 @@ class ImportedWinner(msgspec.Struct, frozen=True):
     state: str
 
 
-def take(history: History, bundle: Bundle, digest: str) -> int:
+class _ClaimedProof(msgspec.Struct):
+    against_baseline: Interval
+
+
+class _ClaimedChoice(msgspec.Struct):
+    proof: _ClaimedProof
+    is_baseline: bool = False
+
+
+class _Claim(msgspec.Struct):
+    """What counts of an imported winner; its samples, which are most of it, are passed over."""
+
+    dimensions: dict[str, int | str]
+    choices: tuple[_ClaimedChoice, ...]
+
+
+class Unproven(msgspec.Struct, frozen=True):
+    """What an imported winner says of a problem, until a machine like its own has decided it.
+
+    Attributes:
+        speedup: over the baseline of the machine that it comes from.
+    """
+
+    workload: str
+    problem: str
+    dimensions: dict[str, int | str]
+    objective: str
+    speedup: float
+    imported_at: float
+
+
+def take(history: HistoryReader, bundle: Bundle, digest: str) -> int:
     """Keep what a bundle holds, all of it or nothing; returns its number.
 
     Nothing is published: look-ups find what this machine has proven itself.
+
+    Args:
+        history: of the writer, or of a process that it started to write for it.
+        bundle: that was read and checked.
+        digest: of its content.
 
     Raises:
         UsageError: it is there already.
         StateError: it cannot be written.
     """
     devices = {device.digest: device for device in bundle.devices}
-    with history.writing() as connection:
+    with transaction(history) as connection:
         if connection.execute("SELECT 1 FROM bundle WHERE digest = ?", (digest,)).fetchone():
             raise UsageError(f"bundle {digest[:12]} is imported already; 'autotune import list' shows it")
         row = {"digest": digest, "made_at": bundle.made_at, "made_by": bundle.made_by}
@@ -102,8 +137,12 @@ def take(history: History, bundle: Bundle, digest: str) -> int:
     return number
 
 
-def forget(history: History, number: int) -> None:
+def forget(history: HistoryReader, number: int) -> None:
     """Take an import back: all that came with a bundle goes; what this machine proved since stays.
+
+    Args:
+        history: of the writer, or of a process that it started to write for it.
+        number: of the bundle.
 
     Raises:
         UnknownNameError: there is none of that number.
@@ -111,7 +150,7 @@ def forget(history: History, number: int) -> None:
     known = [entry.id for entry in entries(history)]
     if number not in known:
         raise UnknownNameError("bundle", str(number), map(str, known), history.state.history)
-    with history.writing() as connection:
+    with transaction(history) as connection:
         studies = "SELECT id FROM imported_study WHERE bundle = ?"
         connection.execute(f"DELETE FROM imported_trial WHERE study IN ({studies})", (number,))
         for table, column in (("imported_study", "bundle"), ("imported_winner", "bundle"), ("bundle", "id")):
@@ -150,6 +189,28 @@ def candidates(
     """What won for a problem on machines of a kind and family, that of an equal device first."""
     rows = reader.rows(_LIKE, problem.workload, problem.key, objective, kind, family, device)
     return [from_json(text) for text in dict.fromkeys(row["configuration"] for row in rows)]
+
+
+def unproven(reader: HistoryReader, kind: str, family: str) -> list[Unproven]:
+    """What was imported from machines of a kind and family; the winners that beat the baseline there.
+
+    Whether this machine has decided since is for the caller to see, who has its decisions at hand.
+    """
+    found = []
+    rows = reader.rows(
+        """SELECT i.workload, i.problem, i.objective, i.detail, b.imported_at
+            FROM imported_winner i JOIN bundle b ON b.id = i.bundle
+            WHERE i.kind = ? AND i.family = ? ORDER BY i.id""",
+        kind,
+        family,
+    )
+    for row in rows:
+        winner = msgspec.json.decode(row["detail"], type=_Claim)
+        best = winner.choices[0]
+        if not best.is_baseline:
+            named = (row["workload"], row["problem"], winner.dimensions, row["objective"])
+            found.append(Unproven(*named, best.proof.against_baseline.ratio, row["imported_at"]))
+    return found
 
 
 def imported_trials(reader: HistoryReader, study: int) -> list[Trial]:

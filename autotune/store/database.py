@@ -33,6 +33,9 @@ DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _JSON = ("facts", "dimensions", "space_facts", "configuration", "clocks", "detail")
 """Columns that hold JSON objects, wherever they stand."""
 
+_LACKING = ("no such table", "no such column", "no such index")
+"""How SQLite's message begins where somebody changed the schema."""
+
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -236,6 +239,11 @@ def _explained(path: str, error: Exception) -> AutotuneError:
         )
     if code == sqlite3.SQLITE_IOERR:
         return StateDirError(f"{path}: the disk fails ({text}); check its quota and the kernel log")
+    if text.startswith(_LACKING):
+        return DatabaseError(
+            f"{path}: lacks what a history of this version has ({text}); `autotune db restore` brings the "
+            "last good backup back"
+        )
     return InternalError(f"{path}: {text}")
 
 

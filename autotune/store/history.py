@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from autotune.fingerprint.fingerprint import Device
     from autotune.store.lock import WriterLock
+    from autotune.store.reading import HistoryReader
     from autotune.store.records import StudyKey, Trial, Winner
     from autotune.store.statedir import StateDir
 
@@ -76,23 +77,20 @@ class History(Recorder):
         self.connection.close()
         self._lock.release()
 
+    @property
+    def lock_descriptor(self) -> int:
+        """Of the lock's file: a process that inherits it keeps the lock until it ends, too."""
+        return self._lock.descriptor
+
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it is durable when this ends, or nothing of it was done.
+        """One transaction; see `transaction`.
 
         Raises:
             StateError: the disk is full, or the database cannot be written.
         """
-        with told(self.state.history):
-            try:
-                # Taken at once: a transaction that starts by reading cannot always become a writing one.
-                self.connection.execute("BEGIN IMMEDIATE")
-                yield self.connection
-                self.connection.execute("COMMIT")
-            except BaseException:
-                if self.connection.in_transaction:
-                    self.connection.execute("ROLLBACK")
-                raise
+        with transaction(self) as connection:
+            yield connection
 
     def record_devices(self, devices: Iterable[Device]) -> None:
         """Record the devices of this host, all of them; one that it lacks now was taken out."""
@@ -226,6 +224,29 @@ class History(Recorder):
         """Record that something happened."""
         with self.writing() as connection:
             note(connection, kind, subject, detail or {})
+
+
+@contextmanager
+def transaction(history: HistoryReader) -> Iterator[sqlite3.Connection]:
+    """One transaction: all of it is durable when this ends, or nothing of it was done.
+
+    Args:
+        history: of the writer, or of a process that it started to write for it.
+
+    Raises:
+        StateError: the disk is full, or the database cannot be written.
+    """
+    connection = history.connection
+    with told(history.state.history):
+        try:
+            # Taken at once: a transaction that starts by reading cannot always become a writing one.
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
 
 
 def insert(connection: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> int:

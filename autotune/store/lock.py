@@ -44,6 +44,11 @@ class WriterLock:
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"pid {os.getpid()} ({_command()})\n".encode(errors="replace"), 0)
 
+    @property
+    def descriptor(self) -> int:
+        """Of the file; the lock ends when the last process has closed it."""
+        return self._file
+
     def release(self) -> None:
         """Let another process be the writer."""
         if self._file >= 0:

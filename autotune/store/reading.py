@@ -176,10 +176,13 @@ class HistoryReader:
 
     def verdicts(self, study_id: int) -> dict[Verdict, int]:
         """How many trials of a study ended how."""
-        rows = self.rows(
-            "SELECT verdict, count(*) AS n FROM trial WHERE study = ? GROUP BY verdict", study_id
+        return dict(
+            self.records(
+                lambda row: (Verdict(row["verdict"]), int(row["n"])),
+                "SELECT verdict, count(*) AS n FROM trial WHERE study = ? GROUP BY verdict",
+                study_id,
+            )
         )
-        return {Verdict(row["verdict"]): row["n"] for row in rows}
 
     def quarantined(
         self, device: str, stack: str, workload: str, problem: str, *, allowed_error: float | None = None

@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 import autotune
 from autotune.errors import AutotuneError, StateError, UnknownNameError, UsageError
 from autotune.store import read_history
+from autotune.store.plausibility import blamed
 from autotune.web import figures, pages
 from autotune.web.guard import Guard
 from autotune.web.page import Figure, Page, View
@@ -105,11 +106,26 @@ def _question(request: Request) -> Question:
 def _page(state_dir: str, view: View, request: Request) -> Response:
     """Runs in a thread of the pool, with a connection of its own."""
     question = _question(request)
-    with read_history(state_dir) as reader, _one_moment(reader.connection):
-        page = view(reader, question)
-    if question.exported:
-        return _table(page, question)
-    return _html("page.html", 200, page=page, question=question)
+    with _told_apart(state_dir):
+        with read_history(state_dir) as reader, _one_moment(reader.connection):
+            page = view(reader, question)
+        if question.exported:
+            return _table(page, question)
+        return _html("page.html", 200, page=page, question=question)
+
+
+@contextlib.contextmanager
+def _told_apart(state_dir: str) -> Any:
+    """When a page fails, tell a history that holds what cannot be from a mistake of ours."""
+    try:
+        yield
+    except (AutotuneError, HTTPException):
+        raise
+    except Exception as error:
+        fault = blamed(state_dir)
+        if fault is None:
+            raise
+        raise fault from error
 
 
 @contextlib.contextmanager
@@ -124,7 +140,7 @@ def _one_moment(connection: Any) -> Any:
 
 def _figure(state_dir: str, figure: Figure, request: Request) -> Response:
     question = _question(request)
-    with figures.DRAWING, read_history(state_dir) as reader:
+    with figures.DRAWING, _told_apart(state_dir), read_history(state_dir) as reader:
         drawn = figure(reader, question).to_json()
     return Response(drawn, media_type="application/json", headers=FRESH)
 

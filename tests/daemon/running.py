@@ -138,14 +138,14 @@ class RunningDaemon:
             **identity,
         )
 
-    def ask(self, question: Any) -> Any:
-        """Ask it over its control socket."""
+    def ask(self, question: Any, content: bytes | None = None) -> Any:
+        """Ask it over its control socket, with a file's content if that belongs to the question."""
         from autotune.daemon import control
 
         before = os.environ.get("AUTOTUNE_RUNTIME_DIR")
         os.environ["AUTOTUNE_RUNTIME_DIR"] = str(self.folder / "run")
         try:
-            return control.ask(question)
+            return control.ask(question, content=content)
         finally:
             if before is None:
                 del os.environ["AUTOTUNE_RUNTIME_DIR"]

@@ -9,8 +9,9 @@ import msgspec
 
 from autotune.config import load_settings
 from autotune.daemon.request_book import DAY, Entry
-from autotune.daemon.work import VERIFY_SECONDS, VERIFY_TRIALS, Outlook
+from autotune.daemon.work import IMPORTED_TRIALS, VERIFY_SECONDS, VERIFY_TRIALS, Outlook
 from autotune.space.problem import Problem
+from autotune.store.bundles import Unproven
 from autotune.store.entries import Standing
 
 NOW = 1e9
@@ -42,12 +43,12 @@ def standing(problem: Problem, stack: str = STACK, age_days: float = 0.0, **fiel
     )
 
 
-def chosen(requests=(), planned=(), winners=(), stack: str | None = STACK, workloads=None):
+def chosen(requests=(), planned=(), winners=(), stack: str | None = STACK, workloads=None, imported=()):
     settings = load_settings()
     settings = dataclasses.replace(
         settings, daemon=msgspec.structs.replace(settings.daemon, recheck_days=7.0)
     )
-    outlook = Outlook(frozenset({"cpu"}), stack, winners, settings, NOW)
+    outlook = Outlook(frozenset({"cpu"}), stack, winners, settings, NOW, imported)
     items = outlook.items(requests, planned, workloads)
     return [(item.work.kind, item.work.dimensions.get("m")) for item in items], items
 
@@ -130,3 +131,20 @@ def test_the_daemon_tunes_no_servers() -> None:
     server = Problem("server", {"spec": "vllm", "digest": "abc"})
     winners = [standing(server, OLD), standing(server, age_days=30)]
     assert [] == chosen(requests=[request(server)], winners=winners)[0]
+
+
+def test_what_was_imported_is_verified_until_it_was_decided_here() -> None:
+    claims = [
+        Unproven("linear", linear(m).key, linear(m).dimensions, "latency", gain, NOW)
+        for m, gain in ((1, 1.5), (2, 3.0), (3, 2.0), (4, 2.0))
+    ]
+    kinds, items = chosen(
+        requests=[request(linear(3))],
+        planned=[linear(9)],
+        winners=[standing(linear(1), age_days=1), standing(linear(4), age_days=-1)],
+        imported=claims,
+    )
+    assert [("request", 3), ("imported", 2), ("imported", 1), ("model", 9)] == kinds
+    work = items[1].work
+    assert (VERIFY_SECONDS, IMPORTED_TRIALS, True) == (work.seconds, work.trials, work.again)
+    assert [] == chosen(imported=claims, workloads=frozenset({"rms_norm"}))[0]

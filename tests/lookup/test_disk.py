@@ -16,7 +16,7 @@ import pytest
 
 import autotune
 from autotune import client, paths
-from autotune.lookup import target
+from autotune.lookup import published, target
 from autotune.lookup.published import FORMAT
 
 DEFAULT = {"implementation": "torch", "compute_dtype": "bfloat16", "threads": 4}
@@ -253,3 +253,18 @@ def test_a_probe_that_fails_yields_the_baseline(node, monkeypatch):
         best = autotune.get_best_config("toy", m=16, n=64)
     assert (best.match, best) == ("default", {"implementation": "torch", "compute_dtype": "bfloat16"})
     assert any("threads" in str(warning.message) for warning in caught)
+
+
+def test_no_query_reads_more_than_the_choices_of_one_neighbourhood(node):
+    """Whatever else was tuned, so that a look-up takes the same time beside ten winners and ten thousand."""
+    node.publish(node.choice())
+    with closing(sqlite3.connect(node.best_db)) as connection:
+        for sql, parameters in (
+            (f"SELECT * FROM choice {published._TUNED}", 4),
+            (f"SELECT * FROM choice {published._NEIGHBOURS}", 5),
+            (f"SELECT * FROM choice {published._RELATIVES}", 6),
+            (published._OBJECTIVES, 2),
+        ):
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", [""] * parameters).fetchall()
+            (searched,) = [step for *_, step in plan if step.startswith("SEARCH choice")]
+            assert "problem=?" in searched or "neighbourhood=?" in searched
