@@ -62,6 +62,7 @@ def test_a_part_is_recorded_then_the_rest_and_then_nothing(environment, tmp_path
     assert len(landscape) == 7
 
 
+@pytest.mark.slow
 def test_another_declaration_of_the_space_is_recorded(environment, tmp_path) -> None:
     (tmp_path / "blocked_softmax.toml").write_text(
         "[dimensions.rows]\n[dimensions.width]\n[baseline]\nimplementation = 'function'\nblock = 8\n"

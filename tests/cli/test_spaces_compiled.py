@@ -28,6 +28,7 @@ def autotune(environment: dict[str, str], *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_configuration_is_counted_with_its_reason(environment) -> None:
     told = json.loads(autotune(environment, *WORDS, "--compile", "--json"))
     (kernel,) = told["implementations"]

@@ -114,6 +114,7 @@ def test_the_database_is_whole_backed_up_and_restored(tuned) -> None:
     assert json.loads(autotune(tuned, "history", "--json"))
 
 
+@pytest.mark.slow
 def test_each_objective_has_winners_of_its_own(tuned) -> None:
     words = ("blocked_softmax", "--module", EXAMPLE, *PROBLEM, "--objective", "throughput")
     autotune(tuned, "tune", *words, "--budget", "15s", "--trials", "3")

@@ -129,7 +129,7 @@ def test_a_manager_that_reads_nothing_does_not_hold_the_daemon_up(
 
 
 def test_a_status_that_was_dropped_is_sent_again(manager: Manager, notifier: Notifier) -> None:
-    while notifier._send("X=1"):
+    while notifier._send("X=1", wait=False):
         pass
     notifier.status("tuning")
     manager.received()
@@ -140,7 +140,7 @@ def test_a_status_that_was_dropped_is_sent_again(manager: Manager, notifier: Not
 def test_a_status_waits_for_no_manager(
     manager: Manager, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    while notifier._send("X=1"):
+    while notifier._send("X=1", wait=False):
         pass
     monkeypatch.setattr("autotune.daemon.notify.LONGEST_WAIT_SECONDS", 3600.0)
     notifier.status("tuning")

@@ -259,6 +259,7 @@ def test_the_front_drops_what_is_covered_and_numbers_the_rest() -> None:
     assert [(0, 10), (1, 5), (2, 20)] == [(one.rank, one.latency_ns) for one in front]
 
 
+@pytest.mark.slow
 def test_a_default_study_keeps_the_lossy_choices_that_another_one_proved(worker, history) -> None:
     declared = {"right": Implementation(), "returns_half": Implementation(lossy=True)}
     declaration = SpaceDeclaration("misbehaving", DIMENSIONS, declared, {"implementation": "right"})

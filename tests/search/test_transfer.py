@@ -102,6 +102,7 @@ def trials_until_good(prior: list[PriorStudy], seed: int, m: int = 32) -> int:
     raise AssertionError("the optimum was never proposed")
 
 
+@pytest.mark.slow
 def test_a_misleading_prior_costs_a_few_trials() -> None:
     seeds = range(3)
     cold = [trials_until_good([], seed) for seed in seeds]

@@ -48,6 +48,7 @@ class Recorded(Tuner):
         self._preparations = Preparations()
         self._clock = clock
         self._spends = spends
+        self.sharing = None
         self.studies: list[tuple[Any, Budget]] = []
 
     def decided(self, *_: Any) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from autotune.workloads.inductor import compile_with_inductor
 
 
+@pytest.mark.slow
 def test_a_function_is_compiled_for_as_many_sizes_as_there_are():
     """Dynamo gives up on a code object after eight recompilations; each of ours is one of its own."""
 

@@ -50,7 +50,8 @@ class Beliefs:
             devices disagree about switches sooner than about sizes. Of several studies, weights say that.
         signal: variance of the function.
         noise: variance of the noise, as a share of the signal's.
-        source: variance that one earlier study's prediction explains, as a share of the signal's.
+        source: variance that a single earlier study's prediction explains, as a share of the signal's. Of
+            several, each has its part of what they foretell together, and the same doubt about that part.
     """
 
     length: Belief = Belief(0.5)
@@ -59,7 +60,7 @@ class Beliefs:
     switch: Belief = Belief(0.3, 1.6)
     signal: Belief = Belief(1.0)
     noise: Belief = Belief(1e-3)
-    source: Belief = Belief(0.01, 1.5)
+    source: Belief = Belief(0.1, 1.5)
 
 
 class Covariance:
@@ -89,12 +90,14 @@ class Covariance:
         self._mismatches = {p: mismatch(encoding.counts[p]) for p in encoding.varying}
         crowding = np.sqrt(max(len(encoding.varying), 1))
         lengths = [beliefs.alignment if axis.alignment else beliefs.length for axis in self._axes]
-        single = self._predictions.shape[1] == 1
+        studies = self._predictions.shape[1]
+        switch = beliefs.switch if studies == 1 else beliefs.mismatch
+        source = Belief(beliefs.source.median / max(studies, 1) ** 2, beliefs.source.spread)
         ordered = {axis.parameter for axis in self._axes}
         prior = (
             [Belief(length.median * crowding, length.spread) for length in lengths]
-            + [beliefs.switch if single and p not in ordered else beliefs.mismatch for p in self._mismatches]
-            + [beliefs.source] * self._predictions.shape[1]
+            + [beliefs.mismatch if p in ordered else switch for p in self._mismatches]
+            + [source] * studies
             + [beliefs.signal, beliefs.noise]
         )
         self.center: Floats = np.log([belief.median for belief in prior])
