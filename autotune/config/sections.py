@@ -248,8 +248,8 @@ class FleetSettings(Section, frozen=True):
         studies: whether equal nodes search the same problem together.
         relay: full path of the socket of `autotune fleet relay`, through which many processes of a host
             search over few connections; empty: each connects by itself.
-        heartbeat_seconds: between two signs of life of a node that searches; after four or five that did not come,
-            another one takes its trial.
+        heartbeat_seconds: between two signs of life of a node that searches; after four or five that did not
+            come, another one takes its trial.
     """
 
     url: str = ""
