@@ -1,6 +1,7 @@
-"""Every figure of docs/serving.md, with fixed seeds; machine, stack and command are written beside them.
+"""Every figure of docs/serving.md, and the steps of docs/qualifiers.md, with fixed seeds; machine, stack and
+command are written beside them.
 
-    python benchmarks/serving.py [--only theory,saturation,batch,server] [--out build/serving.json] [--quick]
+    python benchmarks/serving.py [--only theory,saturation,batch,server,step] [--out FILE] [--quick]
 
 - `theory`: a server with one place and a constant service time against queueing theory (M/D/1): mean wait
   within 5 %, and its distribution. Fails otherwise.
@@ -9,9 +10,10 @@
 - `batch`: a modelled engine: the largest rate within objectives for each batch.
 - `server`: `transformers serve` with a tiny random model on this CPU: latency against rate, untuned and with
   other settings, and a second client's count and time to first token. Needs transformers[serving] and openai.
+- `step`: what `benchmarks/decode_step.py` tells, half an hour of tuning. Fails where it does.
 
 Sections are functions in `SECTIONS`, each of which prints its table and returns what is written down. Nothing
-but `server` depends on the machine.
+but `server` and `step` depends on the machine.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autotune.cli.load_tables import milliseconds
 from autotune.cli.options import as_plain
-from autotune.cli.output import console, table
+from autotune.cli.output import console, latency, share, table
 from autotune.fingerprint import probe
 from autotune.fingerprint.stack import stack_facts
 from autotune.measure.load.arrivals import Lengths, open_loop
@@ -228,11 +230,39 @@ def _second_client(bench: ServerBench) -> dict[str, Any]:
     }
 
 
+def step(quick: bool) -> tuple[dict[str, Any], bool]:
+    """Tuned decode steps against PyTorch's own defaults, each in its own interleaved rounds."""
+    words = ["--seed", str(SEED), "--json"]
+    if quick:
+        words += ["--model", "llama-3.1-8b", "--batches", "1", "--budget", "30", "--trials", "2"]
+    program = [sys.executable, str(ROOT / "benchmarks" / "decode_step.py"), *words]
+    done = subprocess.run(program, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    if not done.stdout:
+        raise SystemExit(f"decode_step.py ended with status {done.returncode}; what it said is above")
+    told: dict[str, Any] = json.loads(done.stdout)
+    numbers = ("batch", "untuned p50", "tuned p50", "tuned p99", "CV", "speed-up")
+    shown = table("layers", *numbers, right=numbers)
+    for one in told["steps"]:
+        problem, tuned = one["problem"], one["tuned"]
+        shown.add_row(
+            f"hidden={problem['hidden']}",
+            str(problem["batch"]),
+            latency(one["untuned"]["p50_ns"]),
+            latency(tuned["p50_ns"]),
+            latency(tuned["p99_ns"]),
+            share(tuned["variation"]),
+            "{:.2f}x [{:.2f}, {:.2f}]".format(*one["speedup"]),
+        )
+    console.print(shown)
+    return told, done.returncode == 0
+
+
 SECTIONS: dict[str, Callable[[bool], tuple[Any, bool]]] = {
     "theory": theory,
     "saturation": saturation,
     "batch": batch,
     "server": server,
+    "step": step,
 }
 
 
