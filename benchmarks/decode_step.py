@@ -24,6 +24,9 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -101,7 +104,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["AUTOTUNE_STATE_DIR"] = options.state or scratch
         tune(steps, options)
-        rows = [run(step, options) for step in steps]
+        rows = []
+        # Each in a process of its own, which leaves nothing behind: two of them would not fit side by side.
+        with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+            for step in steps:
+                try:
+                    rows.append(pool.submit(run, step, options).result())
+                except BrokenProcessPool:
+                    what = f"{shown_problem(step)}: what measured it was killed, as for want of memory"
+                    print(f"decode_step: {what}; see --model and --batches", file=sys.stderr)
+                    return 1
+                print(f"{shown_problem(step)}: measured", file=sys.stderr, flush=True)
     return report(rows, options.json)
 
 
@@ -136,6 +149,7 @@ def run(step: Problem, options: argparse.Namespace) -> Row:
     built = [{**one, "threads": threads} for one in (baseline, tuned)]
     kernels: list[Any] = [made.build(step, one, weights) for one in built]
     errors = tuple(relative_error(kernel(*arguments), reference) for kernel in kernels)
+    del weights, reference  # tens of gigabytes, and what the kernels need of them they hold
     timer, samples = timer_for("cpu", l3_bytes=int(facts["l3_bytes"])), ([], [])  # type: ignore[var-annotated]
 
     def sample(number: int) -> float:

@@ -122,7 +122,7 @@ class Questions:
         supervisor.forgive()
         supervisor.step()
         service.wake(supervisor)
-        service.save_book()
+        service.book_keeping.save()
         return len(question.problems)
 
     def _roll_back(self, question: control.Rollback, connection: Connection) -> int:

@@ -21,7 +21,8 @@ import msgspec
 from autotune import paths
 from autotune.daemon import control, logs, messages, requests
 from autotune.daemon.agenda import Agenda
-from autotune.daemon.archive import RETRY_SECONDS, Archive
+from autotune.daemon.archive import Archive
+from autotune.daemon.book_keeping import BookKeeping
 from autotune.daemon.calendar import Calendar, Windows
 from autotune.daemon.care import NightlyCare
 from autotune.daemon.companion import Site
@@ -30,7 +31,7 @@ from autotune.daemon.exposition import Health
 from autotune.daemon.fleet_link import FleetLink
 from autotune.daemon.intake import Intake
 from autotune.daemon.lease import Leases
-from autotune.daemon.loop import Loop, Timer
+from autotune.daemon.loop import Loop
 from autotune.daemon.metrics import Metrics
 from autotune.daemon.notify import Notifier
 from autotune.daemon.questions import Questions
@@ -38,12 +39,7 @@ from autotune.daemon.request_book import RequestBook
 from autotune.daemon.states import State
 from autotune.daemon.supervisor import Office, Supervisor
 from autotune.daemon.watched import watched_devices
-from autotune.errors import (
-    AutotuneError,
-    StateDirError,
-    StateError,
-    UsageError,
-)
+from autotune.errors import AutotuneError, StateError, UsageError
 from autotune.lookup.request import SOCKET_NAME as REQUEST_SOCKET
 from autotune.search.local_storage import forget
 from autotune.store.fleet import Request
@@ -58,8 +54,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("autotune.daemon")
 
-SAVE_SECONDS = 5.0
-"""How long requests may be in memory alone: a crash loses wishes, which are asked again."""
 ROUND_SECONDS = 3600.0
 """How often it is noticed what has become due by itself."""
 STOP_SECONDS = 1.5
@@ -92,7 +86,6 @@ class Service:
         self.last_error = ""
         self._load = load
         self._stopping = False
-        self._saving: Timer | None = None
         # What a study process leaves behind becomes ours, so that we can end it and see it end.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.loop = Loop(self._callback_failed)
@@ -115,6 +108,7 @@ class Service:
         self.book = RequestBook(os.path.join(state.path, "requests.json"), settings.requests)
         for notice in filter(None, (self.leases.notice, self.book.notice)):
             logger.warning(notice)
+        self.book_keeping = BookKeeping(self.book, self.loop, self.metrics, self.archive)
         self.agenda = Agenda(self.book, self.loop, self._step_all)
         folder = paths.runtime_dir()
         self.control = ControlServer(
@@ -167,7 +161,6 @@ class Service:
         self.agenda.serve(settings, history, list(self.supervisors.values()))
         self._set_calendar()
         self.metrics.leases(len(self.leases))
-        self.metrics.requests_waiting(len(self.book))
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
@@ -293,7 +286,7 @@ class Service:
     def _finished(self, supervisor: Supervisor, item: Item, ended: messages.Ended) -> None:
         self.agenda.finished(supervisor, item, ended, self.settings.daemon.retry_seconds)
         self.fleet.hurry()
-        self.book_changed()
+        self.book_keeping.changed()
 
     def _refresh(self, supervisor: Supervisor) -> None:
         """A winner was promoted, or the stack is known now."""
@@ -316,7 +309,7 @@ class Service:
         except UsageError:
             return False
         if new:
-            self.book_changed()
+            self.book_keeping.changed()
             self.wake(supervisor)
         return True
 
@@ -339,7 +332,7 @@ class Service:
         )
         with suppress(UsageError):
             if self.agenda.note_wish(supervisor, wish):
-                self.book_changed()
+                self.book_keeping.changed()
                 self.wake(supervisor)
 
     def device_of(self, name: str | None) -> Supervisor | None:
@@ -348,33 +341,6 @@ class Service:
             return next(iter(self.supervisors.values()), None)
         found = (one for one in self.supervisors.values() if name in (one.name, one.device.digest))
         return self.supervisors.get("cuda:0" if name == "cuda" else name) or next(found, None)
-
-    def book_changed(self) -> None:
-        """See to it that the requests are written down before long."""
-        self.metrics.requests_waiting(len(self.book))
-        if self.book.changed and (self._saving is None or not self._saving.waiting):
-            self._saving = self.loop.later(SAVE_SECONDS, self._save)
-
-    def save_book(self) -> None:
-        """Write the requests down now.
-
-        Raises:
-            StateDirError: they cannot be; it is tried again later.
-        """
-        self.metrics.requests_waiting(len(self.book))
-        if self._saving is not None:
-            self._saving.cancel()
-        try:
-            self.book.save()
-            self.metrics.disk_full(False)
-        except StateDirError as error:
-            self.archive.note_unwritten(error)
-            self._saving = self.loop.later(RETRY_SECONDS, self._save)
-            raise
-
-    def _save(self) -> None:
-        with suppress(StateDirError):  # noted there
-            self.save_book()
 
     def _history_lost(self) -> None:
         """The history is damaged: what runs could record nothing more."""
@@ -431,10 +397,7 @@ class Service:
         self.requests.close()
         self.control.close()
         self.calendar.close()
-        try:
-            self.book.save()
-        except StateDirError as error:
-            logger.error(str(error))
+        self.book_keeping.close()
         self.archive.close()
         self.metrics.stop()
         self.loop.close()

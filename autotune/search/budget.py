@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autotune.store.records import Configuration, Verdict
+    from collections.abc import Iterable
+
+    from autotune.search.objective import Objective
+    from autotune.store.records import Configuration, Trial, Verdict
 
 
 @dataclass(frozen=True)
@@ -76,3 +79,19 @@ class Progress:
     def speedup(self) -> float | None:
         """How much better the best is than the baseline, as screened: an estimate until the final."""
         return self.baseline_value / self.best_value if self.best_value and self.baseline_value else None
+
+    def begin(self, baseline_value: float, tried: Iterable[Trial]) -> None:
+        """The baseline is measured; count what an earlier run of the study tried."""
+        self.baseline_value = baseline_value
+        self.verdicts.update(trial.verdict for trial in tried)
+        self.tried = self.verdicts.total()
+
+    def ended(self, trial: Trial, objective: Objective) -> None:
+        """A trial has ended."""
+        self.trying, self.stage = None, ""
+        self.tried += 1
+        self.verdicts[trial.verdict] += 1
+        if trial.measurement:
+            value = objective.value(trial.measurement)
+            if self.best_value is None or value < self.best_value:
+                self.best_value, self.best_ns = value, objective.latency_ns(trial.measurement)

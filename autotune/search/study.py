@@ -14,11 +14,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
-
-from msgspec.structs import replace
 
 from autotune.errors import TrialError
 from autotune.measure.comparison import Rules
@@ -37,20 +34,22 @@ from autotune.search.final import (
 )
 from autotune.search.objective import objective_named
 from autotune.search.proposals import Proposals
+from autotune.search.reserve import Reserve
 from autotune.search.shared_proposals import SharedProposals
 from autotune.search.stages import Stages
+from autotune.search.tried import Tried
 from autotune.store.parties import DECIDED_ELSEWHERE, INTERRUPTED
 from autotune.store.records import Feasibility, Trial, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from autotune.search.objective import Objective
     from autotune.search.sampler.prior import PriorStudy
     from autotune.search.shared_study import Sharing
     from autotune.space.searchspace import SearchSpace
     from autotune.store.recorder import Recorder
-    from autotune.store.records import Configuration, Measurement, StudyKey, Winner
+    from autotune.store.records import Configuration, StudyKey, Winner
     from autotune.worker.messages import Prepared
     from autotune.worker.runner import Runner
 
@@ -59,16 +58,9 @@ __all__ = ["Budget", "Progress", "Study"]
 LEAST_TRIALS = 3
 """Tried however short the budget is: a decision without a challenger would be none."""
 
-MAKING_TIMES = 2.0
-"""Times the budget that making the problem and its baseline may take where others wait for their turn: it was
-expected to take less than the budget, and what is so slow to make is as slow to search."""
-
 MOST_AHEAD = 8
 """Configurations chosen together, to be compiled side by side: each is chosen without what the others of its
 batch will have shown."""
-
-GRACE_SECONDS = 5.0
-"""What the final may take beyond the study's end: all that was measured would be lost with it."""
 
 
 class Study:
@@ -128,10 +120,9 @@ class Study:
         self._limit_ns = limit_ns
         self._observe = observe
         self.prepared: Prepared | None = None
-        self.making_seconds = 0.0
+        self._reserve = Reserve(budget, worker, self._least_final_seconds)
         self._compiles_ahead = True
         self._proposals: Proposals | None = None
-        self._trials: list[Trial] = []
         self._resident: list[Trial] = []
 
     def run(self) -> Winner | None:
@@ -163,7 +154,7 @@ class Study:
             winner = self._decide()
             self.history.promote(self.id, winner)
             self._proposals.settle(self.baseline_value / winner.choices[0].proof.against_baseline.ratio)
-            reason = self.progress.end_reason = "; ".join(filter(None, [reason, self._limit_note()]))
+            reason = self.progress.end_reason = "; ".join(filter(None, [reason, self._tried.limit_note()]))
         except TrialError as error:
             preempted = error.verdict == Verdict.PREEMPTED
             reason = (
@@ -174,10 +165,15 @@ class Study:
             if self._proposals is not None:
                 self._proposals.leave()
             self.worker.deadline = None
-            self.making_seconds = self.making_seconds or self.progress.elapsed_seconds
+            self._reserve.making_seconds = self.making_seconds or self.progress.elapsed_seconds
             self.history.end_study(self.id, reason)
         self._report(phase="done")
         return winner
+
+    @property
+    def making_seconds(self) -> float:
+        """What making the problem and its baseline took, or the whole study where that failed."""
+        return self._reserve.making_seconds
 
     @property
     def accurate(self) -> float:
@@ -192,23 +188,21 @@ class Study:
     def _start(self) -> None:
         """Prepare the worker, measure the baseline, and take up what an earlier run of this study left."""
         self._report()
-        if self.budget.deadline is not None:
-            longest = self.progress.started + MAKING_TIMES * self.budget.seconds
-            self.worker.deadline = min(self.budget.deadline, longest)
-        self.prepared = self.worker.prepare(self.space.problem, self.seed)
-        built = self.worker.build(BASELINE, self.space.baseline)
-        error = self.worker.check(BASELINE, self.seed)
+        with self._reserve.making(self.progress.started):
+            self.prepared = self.worker.prepare(self.space.problem, self.seed)
+            built = self.worker.build(BASELINE, self.space.baseline)
+            error = self.worker.check(BASELINE, self.seed)
+        self._reserve.made(self.prepared.seconds + built.compile_seconds)
         self.baseline = Contender(BASELINE, self.space.baseline, error, built.memory_bytes)
-        self.worker.deadline = self.budget.deadline
-        self.making_seconds = self.prepared.seconds + built.compile_seconds
-        screened = self.worker.measure(
+        self._baseline_screened = self.worker.measure(
             BASELINE,
             budget_seconds=self.budget.screen_seconds,
             min_samples=self.objective.least_samples,
             energy=self.objective.energy,
         )
-        self._baseline_screened = screened
-        self.progress.baseline_value = self.baseline_value = self.objective.value(screened)
+        self.baseline_value = self.objective.value(self._baseline_screened)
+        self._tried = Tried(self.history, self.id, self.objective, self._baseline_screened)
+        self.progress.begin(self.baseline_value, self._tried)
         self._stages = Stages(
             self.worker,
             self.objective,
@@ -216,13 +210,9 @@ class Study:
             self.budget.seconds,
             self.budget.screen_seconds,
             self.allowed_error,
-            best_ns=lambda error: self._best(max(error, self.accurate), self.objective.latency_ns),
+            best_ns=lambda error: self._tried.best(max(error, self.accurate), self.objective.latency_ns),
             enter=self._enter,
         )
-        self._longest_final_seconds = self.budget.seconds_left / 2
-        self._trials = list(self.history.trials(self.id))
-        self.progress.verdicts.update(trial.verdict for trial in self._trials)
-        self.progress.tried = len(self._trials)
 
     def _begin_proposals(self) -> Proposals:
         """Where configurations come from, told what is known."""
@@ -231,7 +221,7 @@ class Study:
         shared = self._sharing and SharedProposals(*known, self._sharing, self.key, value)
         proposals = shared or Proposals(*known)
         proposals.learn(self.space.baseline, value, excess=excess)
-        for trial in self._trials:
+        for trial in self._tried:
             proposals.learn_trial(trial)
         for quarantined in self._quarantined():
             proposals.learn(quarantined, None)
@@ -246,9 +236,8 @@ class Study:
         waiting: deque[tuple[Configuration, Feasibility]] = deque()
         while True:
             spent = self.progress.elapsed_seconds > self.budget.seconds * (1 - self.budget.final_share)
-            if (
-                spent and fresh + ruled_out >= LEAST_TRIALS
-            ) or self.budget.seconds_left < self._final_seconds():
+            enough = spent and fresh + ruled_out >= LEAST_TRIALS
+            if enough or self.budget.seconds_left < self._reserve.final_seconds:
                 return "budget"
             tried = fresh + proposals.tried_elsewhere
             if self.budget.trials is not None and tried >= self.budget.trials:
@@ -271,7 +260,7 @@ class Study:
             trial = self._try(configuration, feasibility)
             proposals.learn_trial(trial)
             fresh += 1
-            if trial.verdict is Verdict.PREEMPTED and self._must_decide_if_rebuilt():
+            if trial.verdict is Verdict.PREEMPTED and self._reserve.must_decide_if_rebuilt:
                 return "budget"
 
     def _compiled_ahead(self, proposals: Proposals, most: float) -> list[tuple[Configuration, Feasibility]]:
@@ -287,7 +276,7 @@ class Study:
         batch = [configuration for configuration in asked if configuration is not None]
         found = [Feasibility()] * len(batch)
         if len(batch) > 1 or (batch and self.target is not None and self._compiles_ahead):
-            with self._trial_deadline():
+            with self._reserve.trial():
                 try:
                     found = self.worker.compile(batch, self.target)
                 except TrialError:
@@ -298,7 +287,7 @@ class Study:
     def _rule_out(self, configuration: Configuration, feasibility: Feasibility) -> Trial:
         """Record a configuration that cannot run on the device; it is not tried."""
         trial = Trial(
-            len(self._trials),
+            len(self._tried),
             configuration,
             Verdict.INFEASIBLE,
             "feasibility",
@@ -309,17 +298,6 @@ class Study:
         )
         return self._record(trial)
 
-    @contextmanager
-    def _trial_deadline(self) -> Iterator[None]:
-        """Stop the worker in time for the final: what has to be killed takes all that was built with it."""
-        if self.budget.deadline is not None:
-            rebuild = 0.0 if self._must_decide_if_rebuilt() else self._rebuild_seconds()
-            self.worker.deadline = self.budget.deadline - self._final_seconds() - rebuild
-        try:
-            yield
-        finally:
-            self.worker.deadline = self.budget.deadline
-
     def _quarantined(self) -> list[Configuration]:
         """Configurations that did harm on this device and stack before."""
         key = self.key
@@ -329,11 +307,11 @@ class Study:
 
     def _try(self, configuration: Configuration, feasibility: Feasibility) -> Trial:
         """Run one configuration through the stages and record how it ended."""
-        number = len(self._trials)
+        number = len(self._tried)
         outcome: dict[str, Any] = {"stage": self._enter("compile", configuration)}
         started_at, started = time.time(), time.monotonic()
         try:
-            with self._trial_deadline():
+            with self._reserve.trial():
                 verdict, reason = self._stages.run(trial_slot(configuration), configuration, outcome)
         except TrialError as failure:
             verdict, reason = Verdict(failure.verdict), failure.reason
@@ -363,34 +341,10 @@ class Study:
         self._report()
         return stage
 
-    def _best(self, allowed_error: float, value: Callable[[Measurement], float]) -> float:
-        """The least of what the baseline and the trials with at most this error were screened to be."""
-        checked = (t for t in self._trials if t.error is not None and t.error <= allowed_error)
-        screened = (t.measurement for t in checked if t.verdict is Verdict.OK and t.measurement)
-        kept = (measurement for measurement in screened if self.objective.excess(measurement) <= 0)
-        return min(value(measurement) for measurement in (self._baseline_screened, *kept))
-
-    def _limit_note(self) -> str:
-        """That nothing met the objective's limit, and how close it came; empty where something did."""
-        screened = (t.measurement for t in self._trials if t.error is not None and t.verdict is Verdict.OK)
-        measured = [self._baseline_screened, *(one for one in screened if one is not None)]
-        if self.objective.limit_ns is None or any(self.objective.excess(one) <= 0 for one in measured):
-            return ""
-        limit, least = (ns / 1e6 for ns in (self.objective.limit_ns, min(one.p99_ns for one in measured)))
-        return f"nothing met the limit of {limit:g} ms: the least 99th percentile was {least:.3g} ms"
-
     def _record(self, trial: Trial) -> Trial:
         """Record a trial; returns it with the number that it has there."""
-        trial = replace(trial, number=self.history.add_trial(self.id, trial))
-        self._trials.append(trial)
-        self.progress.trying, self.progress.stage = None, ""
-        self.progress.tried += 1
-        self.progress.verdicts[trial.verdict] += 1
-        if trial.measurement:
-            value = self.objective.value(trial.measurement)
-            if self.progress.best_value is None or value < self.progress.best_value:
-                self.progress.best_value = value
-                self.progress.best_ns = self.objective.latency_ns(trial.measurement)
+        trial = self._tried.record(trial)
+        self.progress.ended(trial, self.objective)
         self._report()
         return trial
 
@@ -408,33 +362,32 @@ class Study:
     def _confirm(self) -> None:
         """Try the best of what others tried: what wins here has been checked and screened here."""
         assert self._proposals is not None, "begun before"
-        known = [self.space.baseline, *(t.configuration for t in self._trials if t.verdict != "preempted")]
+        known = [self.space.baseline, *(t.configuration for t in self._tried if t.verdict != "preempted")]
         for configuration in self._proposals.best()[: self.objective.most_finalists]:
             valid = self.space.pool.find(configuration) is not None
-            if valid and configuration not in known and not self._must_decide_if_rebuilt():
+            if valid and configuration not in known and not self._reserve.must_decide_if_rebuilt:
                 known.append(configuration)
                 self._try(configuration, Feasibility())
 
     def _decide(self) -> Winner:
         """The interleaved final, and the record of what it decided."""
         self._report(phase="deciding")
-        if len(self.space) > 1 and all(trial.verdict is Verdict.PREEMPTED for trial in self._trials):
+        if len(self.space) > 1 and all(trial.verdict is Verdict.PREEMPTED for trial in self._tried):
             # Else the baseline would pass for the best of all.
             raise TrialError(Verdict.PREEMPTED, "no time was left for a trial")
-        if self.budget.deadline is not None:
-            self.worker.deadline = self.budget.deadline + GRACE_SECONDS
-        final = Final(self.worker, self.rules, self.accurate, self.seed, self.objective)
-        final.ready([self.baseline])
-        before = self._current_winner()
-        incumbent = final.incumbent(before, self.space.pool)
-        excluded = [self.space.baseline, *([incumbent.configuration] if incumbent else [])]
-        chosen = select_finalists(self._trials, self.accurate, self.baseline_value, excluded, self.objective)
-        finalists = final.ready([Contender.of(trial, self.objective) for trial in chosen])
-        remaining = self.budget.seconds - self.progress.elapsed_seconds
-        seconds = min(max(remaining, self._final_seconds()), self.budget.seconds_left)
-        proven = affordable(finalists, self.baseline_value, seconds, self.objective)
-        choices = final.decide(self.baseline, incumbent, proven, max(seconds, 0.0))
-        self.worker.deadline = None
+        with self._reserve.final():
+            final = Final(self.worker, self.rules, self.accurate, self.seed, self.objective)
+            final.ready([self.baseline])
+            before = self._current_winner()
+            incumbent = final.incumbent(before, self.space.pool)
+            excluded = [self.space.baseline, *([incumbent.configuration] if incumbent else [])]
+            tried = list(self._tried)
+            chosen = select_finalists(tried, self.accurate, self.baseline_value, excluded, self.objective)
+            finalists = final.ready([Contender.of(trial, self.objective) for trial in chosen])
+            remaining = self.budget.seconds - self.progress.elapsed_seconds
+            seconds = min(max(remaining, self._reserve.final_seconds), self.budget.seconds_left)
+            proven = affordable(finalists, self.baseline_value, seconds, self.objective)
+            choices = final.decide(self.baseline, incumbent, proven, max(seconds, 0.0))
         if self.key.max_error is None and before is not None:
             # This study tried nothing that loses accuracy: what another one proved of such still holds.
             choices = pareto_front([*choices, *(c for c in before.choices if c.error > self.accurate)])
@@ -442,20 +395,10 @@ class Study:
         limit_ns = self._limit_ns(self.prepared, choices[0].latency_ns)
         return winner_of(self.key, self.space.problem, self.baseline.error, choices, limit_ns)
 
-    def _final_seconds(self) -> float:
-        """What the final takes: its share, or more where that would prove nothing of so slow a baseline."""
-        least = least_seconds(
-            [self.baseline_value, self._best(self.accurate, self.objective.value)], self.objective
-        )
-        return min(max(self.budget.seconds * self.budget.final_share, least), self._longest_final_seconds)
-
-    def _must_decide_if_rebuilt(self) -> bool:
-        """Whether no more time is left than building everything anew and the final take."""
-        return self.budget.seconds_left <= self._final_seconds() + self._rebuild_seconds()
-
-    def _rebuild_seconds(self) -> float:
-        """What building everything anew takes, should a trial end the process."""
-        return self.worker.start_seconds + self.making_seconds
+    def _least_final_seconds(self) -> float:
+        """The least that a final takes which proves anything of the best so far."""
+        best = self._tried.best(self.accurate, self.objective.value)
+        return least_seconds([self.baseline_value, best], self.objective)
 
     def _current_winner(self) -> Winner | None:
         key = self.key

@@ -41,14 +41,25 @@ def autotune(environment: dict[str, str], folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def test_a_part_is_recorded_then_the_rest_and_then_nothing(environment, tmp_path) -> None:
+def test_a_part_is_recorded_then_the_rest_and_then_nothing(
+    environment, tmp_path, monkeypatch, capsys
+) -> None:
     folder = tmp_path / "here"
+    for name in ("AUTOTUNE_STATE_DIR", "AUTOTUNE_CACHE_DIR", "AUTOTUNE_CONFIG"):
+        monkeypatch.setenv(name, environment[name])
+    monkeypatch.chdir(folder)
 
-    part = json.loads(autotune(environment, folder, *WORDS, "--share", "40%", "--json"))
+    def record(*words: str) -> str:
+        assert main([*WORDS, *words]) == 0, capsys.readouterr().err
+        told = capsys.readouterr()
+        assert told.err == ""
+        return told.out
+
+    part = json.loads(record("--share", "40%", "--json"))
     (file,) = folder.iterdir()
-    told = autotune(environment, folder, *WORDS)
+    told = record()
     written = file.read_bytes()
-    again = autotune(environment, folder, *WORDS)
+    again = record()
 
     assert (part["recorded"], part["part"], part["configurations"]) == (3, 3, 7)
     assert part["complete"]

@@ -9,10 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from autotune.cli import main
 from autotune.store import read_history
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = str(ROOT / "docs" / "examples" / "blocked_softmax.py")
@@ -46,6 +51,20 @@ def tuned(environment) -> dict[str, str]:
     return environment
 
 
+@pytest.fixture
+def view(tuned, monkeypatch, capsys) -> Callable[..., str]:
+    """Runs a command in this process and returns what it prints."""
+    for name in ("AUTOTUNE_STATE_DIR", "AUTOTUNE_CACHE_DIR", "AUTOTUNE_CONFIG"):
+        monkeypatch.setenv(name, tuned[name])
+    monkeypatch.chdir(ROOT)
+
+    def run(*words: str) -> str:
+        assert main([*words]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return run
+
+
 def test_another_process_finds_the_winner_and_uses_it(tuned) -> None:
     script = f"""
 import importlib.util, json, sys, torch
@@ -67,28 +86,28 @@ print(json.dumps([best.match, dict(best), near.match]))
     assert "nearest" == near
 
 
-def test_every_view_tells_of_the_study(tuned) -> None:
+def test_every_view_tells_of_the_study(tuned, view) -> None:
     module = ("--module", EXAMPLE)
-    best = json.loads(autotune(tuned, "best", "blocked_softmax", *module, *PROBLEM, "--json"))
+    best = json.loads(view("best", "blocked_softmax", *module, *PROBLEM, "--json"))
     assert best["match"] == "exact"
-    studies = json.loads(autotune(tuned, "history", "--json"))
+    studies = json.loads(view("history", "--json"))
     assert [study["state"] for study in studies] == ["ended"]
-    shown = json.loads(autotune(tuned, "show", "1", "--json"))
+    shown = json.loads(view("show", "1", "--json"))
     assert {trial["verdict"] for trial in shown["trials"]} <= {
         "ok",
         "noisy",
         "preempted",
     }  # on a busy machine
-    trial = json.loads(autotune(tuned, "show", "1/0", "--json"))
+    trial = json.loads(view("show", "1/0", "--json"))
     assert trial["measurement"]["samples_ns"]
-    explained = autotune(tuned, "explain", "blocked_softmax", *module, *PROBLEM)
+    explained = view("explain", "blocked_softmax", *module, *PROBLEM)
     assert "study 1" in explained
     assert "device" in explained
-    report = json.loads(autotune(tuned, "report", "--json"))
+    report = json.loads(view("report", "--json"))
     assert report[0]["problem"] == {"rows": 512, "width": 256}
-    assert "study 1" in autotune(tuned, "compare", "1", "1")
+    assert "study 1" in view("compare", "1", "1")
     for words in (["explain", "blocked_softmax", *module, *PROBLEM], ["report"], ["show", "1"], ["history"]):
-        assert all(len(line.rstrip()) <= 100 for line in autotune(tuned, *words).splitlines())
+        assert all(len(line.rstrip()) <= 100 for line in view(*words).splitlines())
 
 
 def test_what_is_decided_is_not_tuned_again(tuned) -> None:
@@ -98,20 +117,20 @@ def test_what_is_decided_is_not_tuned_again(tuned) -> None:
     assert [outcome["fresh"] for outcome in json.loads(told)["outcomes"]] == [False]
 
 
-def test_bench_measures_the_winner_again_and_publishes_nothing(tuned) -> None:
-    before = autotune(tuned, "rollback", "--list", "--json")
+def test_bench_measures_the_winner_again_and_publishes_nothing(tuned, view) -> None:
+    before = view("rollback", "--list", "--json")
     told = autotune(
         tuned, "bench", "blocked_softmax", "--module", EXAMPLE, *PROBLEM, "--budget", "1s", "--json"
     )
     assert json.loads(told)["proof"]["rounds"] >= 1
-    assert before == autotune(tuned, "rollback", "--list", "--json")
+    assert before == view("rollback", "--list", "--json")
 
 
-def test_the_database_is_whole_backed_up_and_restored(tuned) -> None:
-    assert all(not one["faults"] for one in json.loads(autotune(tuned, "db", "check", "--json")))
-    path = json.loads(autotune(tuned, "db", "backup", "--json"))["backup"]
-    autotune(tuned, "db", "restore", path)
-    assert json.loads(autotune(tuned, "history", "--json"))
+def test_the_database_is_whole_backed_up_and_restored(tuned, view) -> None:
+    assert all(not one["faults"] for one in json.loads(view("db", "check", "--json")))
+    path = json.loads(view("db", "backup", "--json"))["backup"]
+    view("db", "restore", path)
+    assert json.loads(view("history", "--json"))
 
 
 @pytest.mark.slow
