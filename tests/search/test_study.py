@@ -94,11 +94,11 @@ def test_each_harm_costs_one_trial_and_gets_its_verdict(worker, history) -> None
     }
 
 
-SLOWED = Implementation(parameters={"seconds": [0.1, 0.0, 0.05]})
+SLOWED = Implementation(parameters={"seconds": [0.04, 0.0, 0.02]})
 
 
 def test_the_faster_configuration_is_promoted_with_its_proof(worker, history) -> None:
-    space = space_of({"implementation": "slowed", "seconds": 0.1}, slowed=SLOWED)
+    space = space_of({"implementation": "slowed", "seconds": 0.04}, slowed=SLOWED)
     budget = Budget(seconds=60.0, screen_seconds=0.3, final_share=0.2)
     study = study_of(space, worker, history, budget=budget, limit_ns=lambda *_: 10.0)
     best = study.run().choices[0]
@@ -161,7 +161,7 @@ def test_a_study_without_time_for_a_trial_decides_nothing(worker, history) -> No
 
 
 def test_a_study_resumes_with_what_was_tried_and_keeps_its_incumbent(worker, history) -> None:
-    space = space_of({"implementation": "slowed", "seconds": 0.1}, slowed=SLOWED)
+    space = space_of({"implementation": "slowed", "seconds": 0.04}, slowed=SLOWED)
     rules = Rules(margin=0.05)
     budget = Budget(seconds=60.0, trials=2, screen_seconds=0.2, final_share=0.1)
     first = study_of(space, worker, history, budget=budget, rules=rules)
@@ -185,7 +185,7 @@ def test_a_baseline_that_fails_ends_the_study_with_the_reason(worker, history) -
 
 
 def test_an_interruption_keeps_every_finished_trial(worker, history) -> None:
-    space = space_of({"implementation": "slowed", "seconds": 0.1}, slowed=SLOWED)
+    space = space_of({"implementation": "slowed", "seconds": 0.04}, slowed=SLOWED)
 
     def interrupt(progress) -> None:
         if progress.tried == 1:
