@@ -40,7 +40,7 @@ temperature_c = 150
 [measure]
 screen_seconds = 0.5
 [study]
-budget_seconds = 60
+budget_seconds = 30
 [metrics]
 address = ""
 """
