@@ -37,11 +37,11 @@ def _run(arguments: list[str]) -> int:
     try:
         import typer
 
-        from autotune.cli.app import app
+        from autotune.cli.app import built
     except ModuleNotFoundError as error:
         raise _missing(error, "the autotune command") from None
     try:
-        return app(args=arguments or ["--help"], prog_name="autotune", standalone_mode=False) or 0
+        return built()(args=arguments or ["--help"], prog_name="autotune", standalone_mode=False) or 0
     except typer.TyperException as error:
         raise UsageError(" ".join(error.format_message().split())) from None
     except typer.Abort:

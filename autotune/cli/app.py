@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import typer
+from typer.main import get_command
 
 from autotune.cli.bench import bench
 from autotune.cli.best import best
@@ -80,3 +84,9 @@ app.add_typer(service, name="service")
 app.add_typer(fleet, name="fleet")
 app.add_typer(export, name="export")
 app.add_typer(importing, name="import")
+
+
+@cache
+def built() -> Any:
+    """The command line, made once: reading the parameters of all commands takes longer than most of them."""
+    return get_command(app)

@@ -298,11 +298,9 @@ def commands(group: Any, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 
 def all_commands() -> list[tuple[str, ...]]:
-    import typer
+    from autotune.cli.app import built
 
-    from autotune.cli.app import app
-
-    return commands(typer.main.get_command(app))
+    return commands(built())
 
 
 @pytest.mark.parametrize("words", all_commands(), ids=" ".join)
