@@ -10,7 +10,7 @@ from autotune.search.sampler.acquisition import expected_improvement
 from autotune.search.sampler.covariance import Covariance
 from autotune.search.sampler.encoding import Encoding
 from autotune.search.sampler.surrogate import Posterior, fit
-from autotune.search.sampler.targets import Targets, log_scale, scalarised
+from autotune.search.sampler.targets import Targets, cost_scale, scalarised
 from autotune.space.pool import INACTIVE, Parameter, Pool
 
 
@@ -157,11 +157,18 @@ def test_candidates_are_still_ranked_where_no_improvement_is_expected():
     assert len(set(worth)) == 3
 
 
-def test_costs_are_compared_by_ratio_and_failures_count_as_the_worst():
-    np.testing.assert_allclose(log_scale(np.array([1.0, np.e, np.nan])), [0, 1, 1])
-    np.testing.assert_allclose(log_scale(np.array([-1.0, -np.e, np.nan])), [0, -1, 0])
-    np.testing.assert_allclose(log_scale(np.array([-1.0, 2.0, 0.0])), [-1, 2, 0])
-    np.testing.assert_allclose(log_scale(np.array([np.nan, np.nan])), [0, 0])
+def test_costs_are_compared_by_ratio_to_the_best_and_failures_count_as_the_worst():
+    np.testing.assert_allclose(cost_scale(np.array([3.0, 12.0, np.nan])), [0, 1, 1])
+    np.testing.assert_allclose(cost_scale(np.array([-3.0, -12.0, np.nan])), [1.0, 0, 1.0])
+    np.testing.assert_allclose(cost_scale(np.array([-1.0, 2.0, 0.0])), [-1, 2, 0])
+    np.testing.assert_allclose(cost_scale(np.array([np.nan, np.nan])), [0, 0])
+
+
+def test_near_the_best_costs_differ_by_their_relative_difference_and_far_from_it_hardly():
+    near, twice, far, furthest = cost_scale(np.array([1.0, 1.01, 2.0, 100.0, 1e6]))[1:]
+    assert near == pytest.approx(0.01, rel=0.01)
+    assert twice == pytest.approx(0.586, abs=0.001)
+    assert 1.7 < far < furthest < 2.0
 
 
 def test_residuals_and_expectation_are_in_the_same_unit():

@@ -13,7 +13,7 @@ from autotune.search.sampler.design import distant_row
 from autotune.search.sampler.encoding import Encoding
 from autotune.search.sampler.prior import forecast
 from autotune.search.sampler.surrogate import Posterior, fit
-from autotune.search.sampler.targets import FEW, Targets, log_scale, scalarised
+from autotune.search.sampler.targets import FEW, Targets, cost_scale, scalarised
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -136,7 +136,7 @@ class PoolSearch:
     def expected_improvement(self) -> float | None:
         """By how much the row asked for last was expected to beat the best told, for a rule to stop by.
 
-        A difference of log costs, so 0.01 is about 1 %; of costs themselves where they have both signs. It
+        A relative difference, so 0.01 is 1 %; of costs themselves where they have both signs. It
         errs on the side of hope, as the proposals do (`Settings.caution`). None where no model chose that
         row: the starts, and the first row of an earlier study.
         """
@@ -305,7 +305,7 @@ class PoolSearch:
         """One cost per row told, on the model's scale; with several objectives, weighted anew each time."""
         values = self._values()
         if values.shape[1] == 1:
-            return log_scale(values[:, 0])
+            return cost_scale(values[:, 0])
         return scalarised(values, self._random.dirichlet(np.ones(values.shape[1])))
 
     def _values(self) -> Floats:

@@ -10,7 +10,7 @@ import numpy as np
 from autotune.search.sampler.covariance import Beliefs, Covariance
 from autotune.search.sampler.encoding import Encoding
 from autotune.search.sampler.surrogate import Posterior, fit
-from autotune.search.sampler.targets import log_scale, standardised
+from autotune.search.sampler.targets import cost_scale, standardised
 from autotune.space.pool import INACTIVE, Parameter, Pool
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ class Forecast:
     """What all earlier studies say of a pool.
 
     Attributes:
-        columns: shape (configurations, studies): each study's prediction of the log cost, in units of the
+        columns: shape (configurations, studies): each study's prediction of the cost, in units of the
             standard deviation of its own trials, of mean zero. A study that makes no sense predicts zero.
-        amplitude: that standard deviation, in the middle of the studies: natural logarithm.
+        amplitude: that standard deviation, in the middle of the studies, on the scale of `cost_scale`.
     """
 
     columns: Floats32
@@ -62,7 +62,7 @@ class Forecast:
 
     @property
     def consensus(self) -> Floats32:
-        """The log cost to expect, every study having the same say: shape (configurations,)."""
+        """The cost to expect, every study having the same say: shape (configurations,)."""
         if not self:
             return np.zeros(len(self.columns), np.float32)
         mean: Floats32 = np.float32(self.amplitude) * self.columns.mean(axis=1)
@@ -102,9 +102,9 @@ def _prediction(
     """One column of a forecast, and the standard deviation that is its unit."""
     values = np.asarray(study.values, np.float64)
     joint = _joined(pool, study.configurations)
-    logs = log_scale(values)
-    y, _, scale = standardised(logs)
-    order = np.argsort(logs)
+    costs = cost_scale(values)
+    y, _, scale = standardised(costs)
+    order = np.argsort(costs)
     best, others = order[: MOST_TRIALS // 2], order[MOST_TRIALS // 2 :]
     chosen = np.concatenate(
         [best, random.choice(others, min(len(others), MOST_TRIALS - len(best)), replace=False)]
