@@ -106,7 +106,7 @@ def _name(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".json")
 
 
-def _files(given: Sequence[Path]) -> list[Path]:
+def files_of(given: Sequence[Path]) -> list[Path]:
     """Landscape files, those of folders included."""
     files = []
     for path in given:
@@ -203,7 +203,7 @@ def main() -> int:
             )
             methods.remove(method)
     try:
-        files = _files(arguments.landscapes)
+        files = files_of(arguments.landscapes)
         landscapes: list[Landscape] = [read_landscape(file) for file in files]
     except UsageError as error:
         print(error, file=sys.stderr)

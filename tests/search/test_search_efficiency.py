@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "search_efficiency.py"
+END = PROGRAM.with_name("search_end.py")
 
 
 def cache(device: str, factor: float) -> dict:
@@ -41,9 +42,9 @@ def landscapes(tmp_path) -> Path:
     return folder
 
 
-def benchmark(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def benchmark(folder: Path, *arguments: str, program: Path = PROGRAM) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(PROGRAM), *arguments],
+        [sys.executable, str(program), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -104,3 +105,18 @@ def test_a_wrong_argument_is_one_line_and_exit_status_2(tmp_path, arguments, com
     assert outcome.returncode == 2
     assert complaint in outcome.stderr
     assert len(outcome.stderr.strip().splitlines()) == 1
+
+
+def test_where_searches_end_by_themselves_is_told(tmp_path, landscapes):
+    outcome = benchmark(tmp_path, str(landscapes), "--seeds", "2", program=END)
+    assert outcome.returncode == 0, outcome.stderr
+    told = dict(line.rsplit("  ", 1) for line in outcome.stdout.splitlines())
+    told = {name.strip(): value.strip() for name, value in told.items()}
+    assert told["searches"] == "4"
+    assert told["ended by the rule"] == "1.00", "at the latest when all 24 were tried"
+    assert 8 < int(told["evaluations of those, median"]) <= 24
+    assert told["missed more than 1 %"] == "0.000"
+
+    early = benchmark(tmp_path, str(landscapes), "--evaluations", "3", program=END)
+    assert early.stdout.splitlines()[1:] == ["ended by the rule                  0.00"]
+    assert benchmark(tmp_path, "nowhere.json", program=END).returncode == 2

@@ -49,7 +49,7 @@ def best_after(tuner: Tuner, m: int, trials: int) -> float:
 
 def test_a_neighbouring_size_spares_the_search(history, monkeypatch) -> None:
     tuning = tuner(history, monkeypatch)
-    assert best_after(tuning, 64, trials=20) > ENOUGH, "or the search is too easy to show anything"
+    assert best_after(tuning, 64, trials=10) > ENOUGH, "or the search is too easy to show anything"
     best_after(tuning, 16, trials=TRIALS_BEFORE)
     assert best_after(tuning, 32, trials=3) < ENOUGH
 
