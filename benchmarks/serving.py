@@ -10,7 +10,7 @@ command are written beside them.
 - `batch`: a modelled engine: the largest rate within objectives for each batch.
 - `server`: `transformers serve` with a tiny random model on this CPU: latency against rate, untuned and with
   other settings, and a second client's count and time to first token. Needs transformers[serving] and openai.
-- `step`: what `benchmarks/decode_step.py` tells, half an hour of tuning. Fails where it does, but not if --quick.
+- `step`: what `benchmarks/decode_step.py` tells, half an hour of tuning. Fails where it does, unless --quick.
 
 Sections are functions in `SECTIONS`, each of which prints its table and returns what is written down. Nothing
 but `server` and `step` depends on the machine.
