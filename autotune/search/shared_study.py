@@ -153,18 +153,19 @@ class SharedStudy:
         self.trials: Sequence[FrozenTrial] = self._study.get_trials(deepcopy=False)
         self._heartbeat.greet(trial for trial in self.trials if trial.state is TrialState.RUNNING)
         self._retried.update(number for trial in self.trials for number in _retries(trial))
-        for trial in self.trials:
-            row = self._row(trial)
-            if row is None or trial.number in self._learnt:
-                continue
-            if not trial.state.is_finished():
-                self._search.reserve(row)
+        rows = [(trial, self._row(trial)) for trial in self.trials if trial.number not in self._learnt]
+        for trial, row in rows:
+            if row is None or not trial.state.is_finished():
                 continue
             self._learnt.add(trial.number)
             if self._says_nothing(trial):
                 self._search.withdraw(row)
             else:
                 self._search.tell(row, _value(trial))
+        # Last: one node may have handed back what another one tries.
+        for trial, row in rows:
+            if row is not None and not trial.state.is_finished():
+                self._search.reserve(row)
 
     @property
     def left(self) -> int:

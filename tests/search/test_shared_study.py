@@ -238,3 +238,14 @@ def test_a_returned_trial_may_be_proposed_again_and_a_failed_one_may_not(nodes) 
         node.tell(node.ask()[0], None, "crashed")
         node.refresh()
         assert len(SPACE) - 1 == node.left
+
+
+def test_what_one_node_hands_back_and_another_tries_is_tried_once(nodes) -> None:
+    with nodes.study("a") as a:
+        first, second, third = (shared_study(nodes, a.key, node) for node in "abc")
+        _, row = first.ask()
+        _, another = second.ask()  # it would have liked the same, and handed it back
+        assert [row, row, another] == [trial.system_attrs[ROW] for trial in nodes.trials(a)]
+        third.refresh()
+        assert len(SPACE) - 2 == third.left
+        assert third.ask()[1] not in (row, another)
