@@ -30,6 +30,7 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from msgspec import structs
 
 from autotune import decode_step, get_best_config
 from autotune.cli.output import console, error, latency, share, size, speedup, table
@@ -60,7 +61,6 @@ SCALED: dict[str, dict[str, int]] = {
 }
 LEAST_AT_BATCH_1 = 2.0
 ACCURACY_SLACK = 1.02
-MOST_ROUNDS = 1000
 MAKING_SECONDS = 900.0
 """Weights and references of billions of parameters take their time on a busy machine."""
 
@@ -165,8 +165,9 @@ def run(step: Problem, options: argparse.Namespace) -> Row:
 
     # A margin of 0: the question is whether it is slower at all. All rounds, for the tails.
     same = tuned == baseline
-    most = options.rounds if same else MOST_ROUNDS  # what is the same no number of rounds tells apart
-    rules = Rules(budget_seconds=3_600.0, margin=0.0, round_cap=most)
+    rules = Rules(budget_seconds=3_600.0, margin=0.0)
+    if same:  # which no number of rounds tells apart
+        rules = structs.replace(rules, round_cap=options.rounds)
     names = ["baseline", "tuned"]
     proof = None
     while proof is None or len(samples[0]) < options.rounds:
