@@ -41,6 +41,11 @@ OTHER_DEVICE = 2.0
 """How far a similar device is, in doublings of a size: what is good there is less good here than at twice or
 four times the batch."""
 
+OTHER_FAMILY = 3.0
+"""How far a GPU of another family is, such as an H100 from an H200: further than a device of this family, and
+still near enough to spare evaluations on recorded kernels (`docs/search.md`). CPUs of other families have
+other instructions, and so other spaces."""
+
 OTHER_STACK = 0.5
 
 SKIPPED = frozenset({Verdict.PREEMPTED, Verdict.INFEASIBLE})
@@ -80,7 +85,7 @@ def nearest(
 
 @dataclass(frozen=True)
 class FromHistory:
-    """The studies that this host's history holds, of this device and similar ones.
+    """The studies that this host's history holds, of this device and those like it.
 
     Attributes:
         history: read when called.
@@ -96,28 +101,28 @@ class FromHistory:
         """See `Source`."""
         fixed = {name: value for name, value in problem.dimensions.items() if name not in problem.nearest}
         entries = self.history.studies(workload=problem.workload, dimensions=fixed, limit=MOST_READ)
-        similar = {
-            entry.digest
+        away = {
+            entry.digest: device_distance(self.device, entry.digest, entry.kind, entry.family)
             for entry in self.history.devices()
-            if (entry.kind, entry.family) == (self.device.kind, self.device.family)
         }
-        known = [entry for entry in entries if entry.id != but and entry.key.device in similar]
-        for entry in sorted(known, key=lambda entry: self._distance(problem, entry)):
+
+        def distance(entry: StudyEntry) -> float:
+            return (
+                size_distance(problem, entry.dimensions)
+                + away[entry.key.device]
+                + OTHER_STACK * (entry.key.stack != self.stack)
+            )
+
+        known = [entry for entry in entries if entry.id != but and math.isfinite(away[entry.key.device])]
+        for entry in sorted(known, key=distance):
             study = prior_of(self.history.trials(entry.id), objective)
             if sum(map(math.isfinite, study.values)) >= LEAST_SUCCESSES:
-                yield Earlier(self._distance(problem, entry), study)
-
-    def _distance(self, problem: Problem, entry: StudyEntry) -> float:
-        return (
-            size_distance(problem, entry.dimensions)
-            + OTHER_DEVICE * (entry.key.device != self.device.digest)
-            + OTHER_STACK * (entry.key.stack != self.stack)
-        )
+                yield Earlier(distance(entry), study)
 
 
 @dataclass(frozen=True)
 class FromBundles:
-    """The studies that bundles brought from other machines with a similar device.
+    """The studies that bundles brought from other machines, of this device and those like it.
 
     Attributes:
         history: read when called.
@@ -137,24 +142,40 @@ class FromBundles:
     ) -> Iterator[Earlier]:
         """See `Source`."""
         rows = self.history.rows(
-            """SELECT id, dimensions, device, stack FROM imported_study
-                WHERE workload = ? AND kind = ? AND family = ? ORDER BY id DESC LIMIT ?""",
+            """SELECT id, dimensions, device, kind, family, stack FROM imported_study
+                WHERE workload = ? AND kind = ? ORDER BY id DESC LIMIT ?""",
             problem.workload,
             self.device.kind,
-            self.device.family,
             MOST_READ,
         )
         fixed = {name: value for name, value in problem.dimensions.items() if name not in problem.nearest}
         near = []
         for row in rows:
             dimensions = from_json(row["dimensions"])
-            if all(dimensions.get(name) == value for name, value in fixed.items()):
+            away = device_distance(self.device, row["device"], row["kind"], row["family"])
+            if math.isfinite(away) and all(dimensions.get(name) == value for name, value in fixed.items()):
                 distance = size_distance(problem, dimensions) + OTHER_STACK * (row["stack"] != self.stack)
-                near.append((distance + OTHER_DEVICE * (row["device"] != self.device.digest), row["id"]))
+                near.append((distance + away, row["id"]))
         for distance, study in sorted(near):
             prior = prior_of(imported_trials(self.history, study), objective)
             if sum(map(math.isfinite, prior.values)) >= LEAST_SUCCESSES:
                 yield Earlier(distance, prior)
+
+
+def device_distance(device: Device, digest: str, kind: str, family: str) -> float:
+    """How far another device is from this one, in doublings of a size; infinite where it has nothing to tell.
+
+    Args:
+        device: to be tuned on.
+        digest: of the other one.
+        kind: of the other one: `cpu`, `cuda` or `rocm`, each of them far from the others.
+        family: of the other one.
+    """
+    if digest == device.digest:
+        return 0.0
+    if (kind, family) == (device.kind, device.family):
+        return OTHER_DEVICE
+    return OTHER_FAMILY if kind == device.kind != "cpu" else math.inf
 
 
 def size_distance(problem: Problem, dimensions: Mapping[str, int | str]) -> float:

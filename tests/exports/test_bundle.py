@@ -31,6 +31,7 @@ from tests.store.factories import (
     AnyDevice,
     choice,
     configuration,
+    gpu,
     problem,
     promote,
     record_host,
@@ -182,7 +183,9 @@ def test_imported_trials_are_where_a_search_begins(here: Path, made: bytes) -> N
         assert [3, 3] == [len(one.study.values) for one in found]
         other = FromBundles(history, AnyDevice(digest="ab" * 8), OTHER_STACK)
         assert [2.5, 4.5] == [one.distance for one in other(problem(16), LATENCY)]
-        assert [] == list(FromBundles(history, AnyDevice(family="arm"), STACK)(problem(16), LATENCY))
+        arm = AnyDevice(family="arm", digest="ab" * 8)
+        assert [] == list(FromBundles(history, arm, STACK)(problem(16), LATENCY))
+        assert [] == list(FromBundles(history, gpu(), STACK)(problem(16), LATENCY))
 
 
 def test_paths_stay_at_home(tmp_path: Path) -> None:

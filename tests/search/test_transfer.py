@@ -19,7 +19,7 @@ from autotune.space import SearchSpace
 from autotune.store import open_history
 from autotune.store.records import Measurement, StudyKey, Verdict
 from tests.search.simulated import DECLARATION, SimulatedWorker, latency_ns, optimum_ns
-from tests.store.factories import AnyDevice, trial
+from tests.store.factories import AnyDevice, gpu, trial
 
 TRIALS_BEFORE = 40
 ENOUGH = 1.05
@@ -143,6 +143,18 @@ def test_the_nearest_studies_come_first_and_strangers_not_at_all(history) -> Non
     assert [2e3, 4e3, 5e3, 6e3] == [earlier.study.values[0] for earlier in found]
     assert [0.5, 1.0, 2.0, 5.0] == [earlier.distance for earlier in found]
     assert [1e3, 2e3, 4e3, 5e3] == [study.values[0] for study in nearest([source], problem(16))]
+
+
+def test_gpus_of_another_family_are_farther_and_other_vendors_not_heard(history) -> None:
+    here, stack = gpu(), "51" * 8
+    hopper = AnyDevice("cuda", 0, "NVIDIA H100 80GB HBM3", "nvidia-h100-sxm", {}, "c1" * 8)
+    instinct = AnyDevice("rocm", 0, "AMD Instinct MI300X", "amd-mi300x", {}, "c2" * 8)
+    record(history, gpu(digest="c3" * 8), stack, m=16, p50=2e3)
+    record(history, hopper, stack, m=16, p50=3e3)
+    record(history, instinct, stack, m=16, p50=9e3)
+    record(history, AnyDevice(), stack, m=16, p50=9e3)
+    found = list(FromHistory(history, here, stack)(problem(16), LATENCY))
+    assert [(2.0, 2e3), (3.0, 3e3)] == [(earlier.distance, earlier.study.values[0]) for earlier in found]
 
 
 def test_failures_count_as_failures_and_what_was_stopped_not_at_all() -> None:
