@@ -23,6 +23,7 @@ KERNELS = str(Path(__file__).parent / "quick_kernels.py")
 PATIENCE_SECONDS = 120.0
 """A test that waits longer than this has failed; the machine may be busy."""
 POLL_SECONDS = 0.02
+LOOK_SECONDS = 1.0
 
 SETTINGS = f"""
 [daemon]
@@ -118,12 +119,15 @@ class RunningDaemon:
 
     def wait_until(self, holds: Callable[[], Any], patience_seconds: float = PATIENCE_SECONDS) -> Any:
         """Wait for something to hold; returns it."""
-        # Counted, and not by the clock: all processes of the test may have been stopped for a while.
-        for _ in range(round(patience_seconds / POLL_SECONDS)):
+        waited, looked = 0.0, time.monotonic()
+        while waited < patience_seconds:
             if found := holds():
                 return found
             assert self.process is None or self.process.poll() is None, self.log.read_text()
             time.sleep(POLL_SECONDS)
+            # No more than this counts of one look: all processes of the test may have been stopped for a while.
+            waited += min(time.monotonic() - looked, LOOK_SECONDS)
+            looked = time.monotonic()
         raise AssertionError(self.log.read_text())
 
     def command(self, *words: str, check: bool = True, **identity: Any) -> subprocess.CompletedProcess[str]:
