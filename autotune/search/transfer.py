@@ -46,6 +46,9 @@ OTHER_FAMILY = 3.0
 still near enough to spare evaluations on recorded kernels (`docs/search.md`). CPUs of other families have
 other instructions, and so other spaces."""
 
+OTHER_VENDOR = 4.0
+"""How far a GPU of another vendor is: it spares less, and on some kernels nothing."""
+
 OTHER_STACK = 0.5
 
 SKIPPED = frozenset({Verdict.PREEMPTED, Verdict.INFEASIBLE})
@@ -143,9 +146,8 @@ class FromBundles:
         """See `Source`."""
         rows = self.history.rows(
             """SELECT id, dimensions, device, kind, family, stack FROM imported_study
-                WHERE workload = ? AND kind = ? ORDER BY id DESC LIMIT ?""",
+                WHERE workload = ? ORDER BY id DESC LIMIT ?""",
             problem.workload,
-            self.device.kind,
             MOST_READ,
         )
         fixed = {name: value for name, value in problem.dimensions.items() if name not in problem.nearest}
@@ -168,14 +170,16 @@ def device_distance(device: Device, digest: str, kind: str, family: str) -> floa
     Args:
         device: to be tuned on.
         digest: of the other one.
-        kind: of the other one: `cpu`, `cuda` or `rocm`, each of them far from the others.
+        kind: of the other one: `cpu`, `cuda` or `rocm`.
         family: of the other one.
     """
     if digest == device.digest:
         return 0.0
     if (kind, family) == (device.kind, device.family):
         return OTHER_DEVICE
-    return OTHER_FAMILY if kind == device.kind != "cpu" else math.inf
+    if "cpu" in (kind, device.kind):
+        return math.inf
+    return OTHER_FAMILY if kind == device.kind else OTHER_VENDOR
 
 
 def size_distance(problem: Problem, dimensions: Mapping[str, int | str]) -> float:
