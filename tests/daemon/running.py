@@ -125,7 +125,7 @@ class RunningDaemon:
                 return found
             assert self.process is None or self.process.poll() is None, self.log.read_text()
             time.sleep(POLL_SECONDS)
-            # No more than this counts of one look: all processes of the test may have been stopped for a while.
+            # All processes of the test may have been stopped for a while: of one look no more than this counts.
             waited += min(time.monotonic() - looked, LOOK_SECONDS)
             looked = time.monotonic()
         raise AssertionError(self.log.read_text())
