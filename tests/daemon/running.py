@@ -125,7 +125,7 @@ class RunningDaemon:
                 return found
             assert self.process is None or self.process.poll() is None, self.log.read_text()
             time.sleep(POLL_SECONDS)
-            # All processes of the test may have been stopped for a while: of one look no more than this counts.
+            # Of one look no more counts: all processes of the test may have been stopped for a while.
             waited += min(time.monotonic() - looked, LOOK_SECONDS)
             looked = time.monotonic()
         raise AssertionError(self.log.read_text())
