@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import importlib.util
 import io
 import json
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 
-from autotune.search.landscape import Landscape, read_landscape
+from autotune.search.landscape import Landscape, read_cache, read_landscape
 from autotune.search.sampler import PoolSearch, PriorStudy
 from autotune.space.pool import INACTIVE
 
@@ -183,9 +182,7 @@ def kernel_tuner_search(strategy: str, path: Path) -> Callable[[Replay, int], No
 @cache
 def _simulation_cache(path: Path) -> tuple[dict[str, Any], str]:
     """A landscape as the uncompressed file that Kernel Tuner reads, for as long as this process lives."""
-    raw = path.read_bytes()
-    content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
-    content.setdefault("problem_size", 1)
+    content = {"problem_size": 1, **read_cache(path)}
     file = Path(tempfile.mkdtemp(prefix="search-efficiency-")) / "cache.json"
     file.write_text(json.dumps(content))
     return content, str(file)

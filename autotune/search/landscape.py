@@ -4,6 +4,9 @@ The format is the cache layout of Kernel Tuner (github.com/KernelTuner/kernel_tu
 with `tune_params` (parameter -> values), `tune_params_keys` (their order) and `cache` (one entry per
 configuration, its `time` in milliseconds, or the name of the error with which it failed). A parameter that a
 configuration's implementation does not have is `null`, which Kernel Tuner takes for one more value.
+
+Read as well is the list that Kernel Tuner returns as the results of a run: an object per configuration, its parameters
+first, then `time`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import json
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,23 +129,36 @@ def read_landscape(path: Path | str) -> Landscape:
         raise UsageError(f"{path}: holds no configuration that was measured")
     name = path.name.removesuffix(".gz").removesuffix(".json")
     pool = Pool(parameters, np.array(codes, np.int32))
-    return Landscape(name, content.get("kernel_name", name), content.get("device_name", ""), pool, times)
+    return Landscape(name, content.get("kernel_name") or name, content.get("device_name", ""), pool, times)
 
 
 def read_cache(path: Path) -> dict[str, Any]:
-    """The content of a cache file, gzipped or not.
+    """The content of a cache file, gzipped or not; a list of results is made one.
 
     Raises:
-        UsageError: it cannot be read, or is not JSON.
+        UsageError: it cannot be read, or is not JSON of either layout.
     """
     try:
         raw = path.read_bytes()
         content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UsageError(f"{path}: cannot be read as JSON: {error}; expected a Kernel Tuner cache") from None
+    if isinstance(content, list) and content and all(isinstance(e, dict) and "time" in e for e in content):
+        return _cache_of(content)
     if not isinstance(content, dict):
-        raise UsageError(f"{path}: not in the layout of a Kernel Tuner cache: expected a JSON object")
+        raise UsageError(
+            f"{path}: not in the layout of a Kernel Tuner cache: expected a JSON object, or a list of results"
+        )
     return content
+
+
+def _cache_of(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """A list of results in the layout of a cache, as far as it tells."""
+    keys = list(takewhile(lambda key: key != "time", results[0]))
+    values = {key: list(dict.fromkeys(result.get(key) for result in results)) for key in keys}
+    cache = {",".join(str(result.get(key)) for key in keys): result for result in results}
+    untold = {"device_name": "", "kernel_name": "", "problem_size": 1}
+    return {**untold, "tune_params_keys": keys, "tune_params": values, "cache": cache}
 
 
 def _parameter(name: str, values: list[Any]) -> Parameter:

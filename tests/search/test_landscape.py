@@ -48,6 +48,18 @@ def test_a_cache_is_read_compressed_or_not(tmp_path, compress):
     assert read.optimum == 2.0
 
 
+def test_a_list_of_results_is_read_too(tmp_path):
+    path = tmp_path / "axpy__A4000.json"
+    path.write_text(json.dumps([{**entry, "GFLOP/s": 1.0} for entry in CACHE["cache"].values()]))
+
+    read = read_landscape(path)
+
+    assert [{"block": 64, "unroll": 0}, {"block": 64, "unroll": 1}] == [
+        read.pool.configuration(r) for r in (0, 1)
+    ]
+    np.testing.assert_array_equal(read.times, [2.0, np.nan, 3.5])
+
+
 def test_numbers_ascend_whatever_their_order_in_the_file(tmp_path):
     path = tmp_path / "cache.json"
     path.write_text(json.dumps(CACHE))
