@@ -5,8 +5,8 @@ with `tune_params` (parameter -> values), `tune_params_keys` (their order) and `
 configuration, its `time` in milliseconds, or the name of the error with which it failed). A parameter that a
 configuration's implementation does not have is `null`, which Kernel Tuner takes for one more value.
 
-Read as well is the list that Kernel Tuner returns as the results of a run: an object per configuration, its parameters
-first, then `time`.
+Read as well is the list that Kernel Tuner returns as the results of a run: an object per configuration, its
+parameters first, then `time`.
 """
 
 from __future__ import annotations
