@@ -4,7 +4,7 @@
                                            [--only METHOD,...] [--results FOLDER]
 
 LANDSCAPE is a file in the cache format of Kernel Tuner or a list of its results, gzipped or not, or a folder
-of such files, named `<kernel>__<device>.json[.gz]`; by default our own recordings in `benchmarks/landscapes/`.
+of such files, named `<kernel>__<device>.json[.gz]`; by default our recordings in `benchmarks/landscapes/`.
 All methods get the same seeds and the same budget. A configuration that was compiled or run and failed counts
 as an evaluation; one that a static constraint rules out is free, and so is one that was tried before.
 
