@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from autotune.search.sampler import PoolSearch, PriorStudy, Settings, pool_search
+from autotune.search.sampler.covariance import Beliefs
+from autotune.search.sampler.prior import forecast
 from autotune.space.pool import INACTIVE, Parameter, Pool
 
 TILES = (16, 32, 64, 128, 256)
@@ -224,6 +226,21 @@ def test_earlier_studies_save_trials():
     optimum = min(latency(pool.configuration(row)) for row in range(len(pool)))
     prior = [studied(3.0, 0.1, 0), studied(0.5, -0.1, 1)]
     assert min(replay(PoolSearch(pool, 0, prior), pool, 8)) < 1.02 * optimum
+
+
+def test_earlier_fits_say_which_parameters_matter():
+    pool = kernel_pool()
+    rows = np.random.default_rng(0).choice(len(pool), 80, replace=False)
+    configurations = [pool.configuration(row) for row in rows]
+    studies = [
+        PriorStudy(configurations, [scale * c["warps"] ** power for c in configurations])
+        for scale, power in ((1.0, 0.5), (7.0, 0.9))
+    ]
+    told = forecast(pool, studies, Beliefs()).experience
+    warps, others = told["length", 2, 0], [told["length", parameter, 0] for parameter in (0, 1, 3)]
+    assert warps + 0.5 < min(others)
+    assert told["mismatch", 4, 0] < 0, "the layout hardly matters"
+    assert {} == forecast(pool, [], Beliefs()).experience
 
 
 def test_an_earlier_study_that_misleads_is_overruled():

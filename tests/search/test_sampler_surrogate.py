@@ -72,6 +72,23 @@ def test_rows_with_an_inactive_parameter_are_equally_far_from_rows_that_differ_i
     assert near[0, 0] == pytest.approx(near[0, 1])
 
 
+def test_beliefs_start_at_what_earlier_fits_found_and_are_firmer_for_it():
+    encoding = Encoding(conditional_pool())
+    cold = Covariance(encoding)
+    theta = cold.center.copy()
+    tile = next(i for i, axis in enumerate(encoding.axes) if (axis.parameter, axis.coordinate) == (2, 0))
+    theta[tile] += 1.5
+
+    experienced = Covariance(encoding, experience=cold.experience(theta))
+
+    np.testing.assert_allclose(experienced.center, theta)
+    told, rest = slice(len(encoding.axes) + len(encoding.varying)), slice(-2, None)
+    np.testing.assert_allclose(experienced.spread[told], 0.5 * cold.spread[told])
+    np.testing.assert_allclose(experienced.spread[rest], cold.spread[rest])
+    one = Covariance(encoding, experience={("length", 2, 0): 1.5})
+    assert [tile] == np.flatnonzero(one.spread != cold.spread).tolist()
+
+
 def test_training_covariance_is_the_covariance_between_the_rows_plus_noise(covariance):
     rows = np.array([1, 5, 9, 40, 63])
     theta = covariance.center + 0.1

@@ -11,9 +11,15 @@ from scipy.spatial.distance import squareform
 from autotune.search.sampler.encoding import mismatch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
     from autotune.search.sampler.encoding import Encoding
+
+    Experience = Mapping[tuple[str, int, int], float]
+    """By how much fits to earlier studies differ from the prior's median, as a logarithm. A key is the kind
+    of hyperparameter, the parameter and the coordinate."""
 
     Floats = npt.NDArray[np.float64]
     Floats32 = npt.NDArray[np.float32]
@@ -52,6 +58,7 @@ class Beliefs:
         noise: variance of the noise, as a share of the signal's.
         source: variance that a single earlier study's prediction explains, as a share of the signal's. Of
             several, each has its part of what they foretell together, and the same doubt about that part.
+        experienced: factor on the spread of a belief that was shifted to what earlier studies' fits found.
     """
 
     length: Belief = Belief(0.5)
@@ -61,6 +68,7 @@ class Beliefs:
     signal: Belief = Belief(1.0)
     noise: Belief = Belief(1e-3)
     source: Belief = Belief(0.1, 1.5)
+    experienced: float = 0.5
 
 
 class Covariance:
@@ -76,10 +84,15 @@ class Covariance:
         encoding: of the pool.
         predictions: shape (configurations, studies), one column per earlier study; none by default.
         beliefs: prior of the hyperparameters.
+        experience: what fits to earlier studies found of them: beliefs are shifted there.
     """
 
     def __init__(
-        self, encoding: Encoding, predictions: Floats32 | None = None, beliefs: Beliefs | None = None
+        self,
+        encoding: Encoding,
+        predictions: Floats32 | None = None,
+        beliefs: Beliefs | None = None,
+        experience: Experience | None = None,
     ) -> None:
         beliefs = beliefs or Beliefs()
         self.encoding = encoding
@@ -102,6 +115,16 @@ class Covariance:
         )
         self.center: Floats = np.log([belief.median for belief in prior])
         self.spread: Floats = np.array([belief.spread for belief in prior])
+        self._names = [("length", axis.parameter, axis.coordinate) for axis in self._axes]
+        self._names += [("mismatch", p, 0) for p in self._mismatches]
+        for i, name in enumerate(self._names):
+            if experience and name in experience:
+                self.center[i] += experience[name]
+                self.spread[i] *= beliefs.experienced
+
+    def experience(self, theta: Floats) -> Experience:
+        """What fitted hyperparameters tell the next study, which may have other levels and no such prior."""
+        return dict(zip(self._names, theta - self.center, strict=False))
 
     def signal(self, theta: Floats) -> float:
         """Variance of the part that no earlier study explains."""

@@ -28,12 +28,17 @@ class Axis:
     Attributes:
         parameter: the column of the pool.
         squared: shape (levels, levels): squared distance of each two levels; the whole range has length 1.
-        alignment: whether it is a property of the number rather than its size.
+        coordinate: 0 is the size or position, 1 the exponent of 2 in it, 2 whether it is a power of 2.
     """
 
     parameter: int
     squared: Floats
-    alignment: bool
+    coordinate: int
+
+    @property
+    def alignment(self) -> bool:
+        """Whether it is a property of the number rather than its size."""
+        return self.coordinate > 0
 
 
 class Encoding:
@@ -124,7 +129,7 @@ def _axes(position: int, parameter: Parameter) -> list[Axis]:
             scaled = (coordinate - coordinate.min()) / np.ptp(coordinate)
             # Where the parameter does not exist it stands in the middle: the mismatch tells the rows apart.
             scaled = np.concatenate([[0.5], scaled])
-            axes.append(Axis(position, (scaled[:, None] - scaled[None, :]) ** 2, alignment=number > 0))
+            axes.append(Axis(position, (scaled[:, None] - scaled[None, :]) ** 2, number))
     return axes
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from autotune.search.sampler.covariance import Experience
     from autotune.search.sampler.prior import PriorStudy
     from autotune.space.pool import Pool
 
@@ -88,6 +89,7 @@ class PoolSearch:
         seed: of the starts, and of the candidates where the pool is larger than the model predicts at once.
         prior: what earlier studies of the same workload found, on other devices, stacks or sizes.
         settings: see there.
+        experience: of hyperparameters, where there is no prior to have it from.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class PoolSearch:
         seed: int,
         prior: Sequence[PriorStudy] = (),
         settings: Settings | None = None,
+        experience: Experience | None = None,
     ) -> None:
         self._pool = pool
         self._settings = settings or Settings()
@@ -103,7 +106,10 @@ class PoolSearch:
         self._forecast = forecast(pool, prior, self._settings.beliefs)
         self._expectation = self._forecast.consensus
         self._encoding = Encoding(pool)
-        self._covariance = Covariance(self._encoding, self._forecast.columns, self._settings.beliefs)
+        experience = self._forecast.experience or experience
+        self._covariance = Covariance(
+            self._encoding, self._forecast.columns, self._settings.beliefs, experience
+        )
         self._theta = self._covariance.center
         self._free = np.ones(len(pool), bool)
         self._pending: list[int] = []
@@ -114,7 +120,7 @@ class PoolSearch:
         self._posterior: Posterior | None = None
         self._renewal: Iterator[None] | None = None
         self._expected_improvement: float | None = None
-        self._sceptic = PoolSearch(pool, seed, (), settings) if self._forecast else None
+        self._sceptic = PoolSearch(pool, seed, (), settings, experience) if self._forecast else None
 
     @property
     def told(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
+
+    from autotune.search.sampler.covariance import Experience
 
     Floats32 = npt.NDArray[np.float32]
     Rows = npt.NDArray[np.intp]
@@ -52,10 +55,12 @@ class Forecast:
         columns: shape (configurations, studies): each study's prediction of the cost, in units of the
             standard deviation of its own trials, of mean zero. A study that makes no sense predicts zero.
         amplitude: that standard deviation, in the middle of the studies, on the scale of `cost_scale`.
+        experience: what their models found of the hyperparameters, on average.
     """
 
     columns: Floats32
     amplitude: float
+    experience: Experience
 
     def __bool__(self) -> bool:
         return bool(self.columns.size)
@@ -90,16 +95,38 @@ def forecast(pool: Pool, studies: Sequence[PriorStudy], beliefs: Beliefs, seed: 
         for study in studies
         if np.isfinite(np.asarray(study.values, np.float64)).sum() > 1
     ]
-    said = [(column, scale) for column, scale in predictions if np.ptp(column) > SILENT]
+    said = [prediction for prediction in predictions if np.ptp(prediction.column) > SILENT]
     if not said:
-        return Forecast(np.zeros((len(pool), 0), np.float32), 0.0)
-    return Forecast(np.stack([column for column, _ in said], axis=1), float(np.median([s for _, s in said])))
+        return Forecast(np.zeros((len(pool), 0), np.float32), 0.0, {})
+    return Forecast(
+        np.stack([prediction.column for prediction in said], axis=1),
+        float(np.median([prediction.scale for prediction in said])),
+        _average([prediction.experience for prediction in said]),
+    )
 
 
-def _prediction(
-    pool: Pool, study: PriorStudy, beliefs: Beliefs, random: np.random.Generator
-) -> tuple[Floats32, float]:
-    """One column of a forecast, and the standard deviation that is its unit."""
+def _average(experiences: Sequence[Experience]) -> Experience:
+    """The mean over the studies that tell of each hyperparameter."""
+    names = {name for experience in experiences for name in experience}
+    return {name: fmean(e[name] for e in experiences if name in e) for name in names}
+
+
+class _Prediction(NamedTuple):
+    """What one study says.
+
+    Attributes:
+        column: of a forecast.
+        scale: the standard deviation that is its unit.
+        experience: of a forecast.
+    """
+
+    column: Floats32
+    scale: float
+    experience: Experience
+
+
+def _prediction(pool: Pool, study: PriorStudy, beliefs: Beliefs, random: np.random.Generator) -> _Prediction:
+    """Carry one study over to the pool."""
     values = np.asarray(study.values, np.float64)
     joint = _joined(pool, study.configurations)
     costs = cost_scale(values)
@@ -121,7 +148,7 @@ def _prediction(
         mean[block] = posterior.predict(y[chosen])[0]
     tried, trials = _tried(joint, len(pool))
     mean[tried] = y[trials]
-    return mean - mean.mean(), scale
+    return _Prediction(mean - mean.mean(), scale, covariance.experience(theta))
 
 
 def _tried(joint: Pool, size: int) -> tuple[Rows, Rows]:
