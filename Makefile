@@ -48,7 +48,7 @@ tune: $(INSTALLED)
 		'import autotune; print(autotune.get_best_config("linear", m=16, n=2112, k=7168).explain())'
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not browser"
 
 test-web: $(INSTALLED)
 	$(BIN)/python -m pytest -m browser tests/web
