@@ -144,6 +144,8 @@ def read_cache(path: Path) -> dict[str, Any]:
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UsageError(f"{path}: cannot be read as JSON: {error}; expected a Kernel Tuner cache") from None
     if isinstance(content, list) and content and all(isinstance(e, dict) and "time" in e for e in content):
+        if next(iter(content[0])) == "time":
+            raise UsageError(f"{path}: no parameter before `time`; expected a result's parameters first")
         return _cache_of(content)
     if not isinstance(content, dict):
         raise UsageError(

@@ -32,7 +32,7 @@ MOST_STUDIES = 4
 """Studies that a search starts from: the nearest say nearly all, and a model is fitted to each."""
 
 MOST_READ = 200
-"""Studies of a neighbourhood that are looked at, the latest ones."""
+"""Studies of a neighbourhood that are looked at, the latest; of imported ones, those of this family first."""
 
 LEAST_SUCCESSES = 3
 """Of a study with fewer, a ranking would be all guess."""
@@ -146,8 +146,10 @@ class FromBundles:
         """See `Source`."""
         rows = self.history.rows(
             """SELECT id, dimensions, device, kind, family, stack FROM imported_study
-                WHERE workload = ? ORDER BY id DESC LIMIT ?""",
+                WHERE workload = ? ORDER BY kind = ? AND family = ? DESC, id DESC LIMIT ?""",
             problem.workload,
+            self.device.kind,
+            self.device.family,
             MOST_READ,
         )
         fixed = {name: value for name, value in problem.dimensions.items() if name not in problem.nearest}

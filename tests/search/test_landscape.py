@@ -71,6 +71,7 @@ def test_numbers_ascend_whatever_their_order_in_the_file(tmp_path):
     [
         ("{", "cannot be read as JSON"),
         ("[]", "not in the layout"),
+        ('[{"time": 1.0, "block": 64}]', "no parameter before `time`"),
         (
             '{"tune_params_keys": ["a"], "tune_params": {}, "cache": {"1": {"a": 1, "time": 1}}}',
             "not in the layout",
