@@ -28,7 +28,7 @@ ratios, arithmetic mean of the rest. A second table has the evaluations until th
 10, 5, 2 and 1 %: what a misleading prior costs is the difference from the cold search there.
 
 Every run is stored as it ends under --results, so that a long comparison can be stopped and resumed; what was
-stored is used again unless the landscape or the code of our sampler has changed.
+stored is used again unless the landscape, those it starts from, or the code of our sampler has changed.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ import json
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,10 +70,12 @@ class Store:
 
     Args:
         folder: where the files are.
+        files: all landscapes: what the runs that start from others' started from.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Sequence[Path]) -> None:
         self._folder = folder
+        self._files = files
         folder.mkdir(parents=True, exist_ok=True)
         code = sorted(Path(autotune.search.sampler.__file__).parent.glob("*.py"))
         self._sampler = hashlib.sha256(b"".join(file.read_bytes() for file in code)).hexdigest()[:12]
@@ -92,7 +95,9 @@ class Store:
         fresh.replace(file)
 
     def _file(self, method: str, path: Path, evaluations: int) -> Path:
-        state = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        state = _digest(path)
+        if others := _others(method, path, self._files):
+            state = hashlib.sha256(" ".join([state, *map(_digest, others)]).encode()).hexdigest()[:8]
         code = f"-{self._sampler}" if method in OURS else ""
         return self._folder / f"{method}{code}-{_name(path)}-{state}-{evaluations}.json"
 
@@ -100,6 +105,11 @@ class Store:
         if file not in self._records:
             self._records[file] = json.loads(file.read_text()) if file.exists() else {}
         return self._records[file]
+
+
+@cache
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
 def _name(path: Path) -> str:
@@ -132,6 +142,13 @@ def _strangers(path: Path, files: Sequence[Path]) -> list[Path]:
     return [file for file in files if _name(file).split("__")[0] == following != kernel]
 
 
+def _others(method: str, path: Path, files: Sequence[Path]) -> list[Path]:
+    """The landscapes whose searches a run starts from."""
+    if method not in INFORMED:
+        return []
+    return (_strangers if method == "foreign" else _siblings)(path, files)
+
+
 def _due(
     method: str, files: Sequence[Path], seeds: int, evaluations: int, store: Store
 ) -> Iterator[tuple[Path, int, Prior]]:
@@ -141,13 +158,12 @@ def _due(
             if store.get(method, path, seed, evaluations) is not None:
                 continue
             prior: Prior = []
-            if method in INFORMED:
-                for other in (_strangers if method == "foreign" else _siblings)(path, files):
-                    cold = store.get("cold", other, seed, evaluations)
-                    assert cold is not None, "cold runs come first"
-                    prior.append((other, None if method == "recorded" else cold["rows"]))
-                if not prior:
-                    continue
+            for other in _others(method, path, files):
+                cold = store.get("cold", other, seed, evaluations)
+                assert cold is not None, "cold runs come first"
+                prior.append((other, None if method == "recorded" else cold["rows"]))
+            if method in INFORMED and not prior:
+                continue
             yield path, seed, prior
 
 
@@ -208,7 +224,7 @@ def main() -> int:
     except UsageError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    store = Store(arguments.results / "runs")
+    store = Store(arguments.results / "runs", files)
     ahead = ["cold"] if "cold" not in methods and set(INFORMED) & set(methods) else []
     _complete([*ahead, *methods], files, arguments.seeds, arguments.evaluations, arguments.jobs, store)
     results = {
