@@ -45,6 +45,7 @@ def test_without_a_gpu_make_says_so_in_one_line(tmp_path) -> None:
         "make",
         "-s",
         "gpu",
+        f"--old-file={environment}",
         f"VENV={environment}",
         f"INSTALLED={environment}",
         f"GPU_OUT={tmp_path / 'out'}",

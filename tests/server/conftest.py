@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +16,20 @@ if TYPE_CHECKING:
 
     from autotune.server.spec import ServerSpec
 
-FAKE = str(Path(__file__).with_name("fake_server.py"))
+
+@pytest.fixture
+def fake(tmp_path) -> str:
+    """The fake server's program, in a copy by which its processes are known from other tests' ones."""
+    return shutil.copy(Path(__file__).with_name("fake_server.py"), tmp_path)
 
 
 @pytest.fixture
-def written(tmp_path) -> Callable[..., str]:
+def written(tmp_path, fake) -> Callable[..., str]:
     """Writes a spec of the fake server, with more arguments and other tables; returns its path."""
 
     def write(*arguments: str, tables: str = "", load: str = "", requests=40, ready=20.0, stop=5.0) -> str:
         path = tmp_path / "fake.toml"
-        words = ", ".join(f'"{word}"' for word in (sys.executable, FAKE, "--port", "{port}", *arguments))
+        words = ", ".join(f'"{word}"' for word in (sys.executable, fake, "--port", "{port}", *arguments))
         path.write_text(
             f"""
 name = "fake"

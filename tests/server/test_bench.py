@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -16,7 +17,9 @@ from autotune.errors import TrialError
 from autotune.measure.load.http_client import load_over_http
 from autotune.server.bench import ServerBench
 from autotune.server.process import port_is_free
-from tests.server.conftest import FAKE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 UNTUNED = {"implementation": "fake", "max_num_seqs": 1}
 
@@ -30,17 +33,22 @@ def tried(spec, objective: str = "latency", told: list[str] | None = None):
         return bench.measure("baseline", budget_seconds=0.0)
 
 
-def servers_left() -> list[int]:
-    """Processes that run the fake server."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if FAKE in words and "-c" not in words and process.status() != psutil.STATUS_ZOMBIE:
-            found.append(process.pid)
-    return found
+@pytest.fixture
+def servers_left(fake) -> Callable[[], list[int]]:
+    """Processes that run this test's fake server."""
+
+    def left() -> list[int]:
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            if fake in words and "-c" not in words and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        return found
+
+    return left
 
 
-def test_a_load_counts_and_names_what_it_measured(spec, tmp_path):
+def test_a_load_counts_and_names_what_it_measured(spec, tmp_path, servers_left):
     """One sample of a start, its figures beside it; the server saw each request once, with its lengths."""
     log = tmp_path / "log"
     measured = tried(spec("--log", str(log)))
@@ -79,7 +87,7 @@ def test_a_load_counts_and_names_what_it_measured(spec, tmp_path):
         (("--misbehave", "stall", "--after", "6"), {}, "hung", "no answer within 2 s"),
     ],
 )
-def test_a_server_that_fails_ends_its_trial_with_a_verdict(spec, arguments, how, verdict, reason):
+def test_a_server_that_fails_ends_its_trial_with_a_verdict(spec, arguments, how, verdict, reason, servers_left):
     """The reason says what it did, and none of its processes is left."""
     with pytest.raises(TrialError) as told:
         tried(spec(*arguments, **how))
@@ -88,7 +96,7 @@ def test_a_server_that_fails_ends_its_trial_with_a_verdict(spec, arguments, how,
     assert servers_left() == []
 
 
-def test_a_server_that_ignores_sigterm_is_killed(spec):
+def test_a_server_that_ignores_sigterm_is_killed(spec, servers_left):
     """After its time, and a person is told."""
     told: list[str] = []
     with ServerBench(spec("--misbehave", "ignore_sigterm", stop=0.2), "latency", tell=told.append) as bench:
@@ -98,7 +106,7 @@ def test_a_server_that_ignores_sigterm_is_killed(spec):
     assert servers_left() == []
 
 
-def test_a_child_that_keeps_the_port_is_ended_with_its_server(spec):
+def test_a_child_that_keeps_the_port_is_ended_with_its_server(spec, servers_left):
     """Even one in a session of its own, whose parent has ended, and which ignores SIGTERM."""
     told: list[str] = []
     with ServerBench(spec("--misbehave", "leak_port"), "latency", tell=told.append) as bench:
@@ -145,7 +153,7 @@ accent = ["", "x"]
         assert 0.5 < bench.check("other", 0) < 1.0
 
 
-def test_no_time_is_left(spec):
+def test_no_time_is_left(spec, servers_left):
     """What is under way ends as preempted, and what comes later does not start."""
     with ServerBench(spec("--token-seconds", "0.2"), "latency") as bench:
         bench.build("baseline", UNTUNED)
@@ -157,7 +165,7 @@ def test_no_time_is_left(spec):
     assert servers_left() == []
 
 
-def test_a_server_ends_when_autotune_is_killed(spec):
+def test_a_server_ends_when_autotune_is_killed(spec, servers_left):
     """The keeper sees the pipe close."""
     path = spec().path
     program = (
