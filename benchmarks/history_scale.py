@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from rich.console import Console
+from rich.progress import track
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -54,6 +56,7 @@ MOST_SLOWER = 1.5
 WORKLOADS = ("linear", "attention", "fused_moe", "mla_decode", "rms_norm")
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TRIES = 3
+AT_ONCE = 500  # problems written in one transaction
 OWN_STACK = "from autotune.fingerprint import stack\nprint(stack.stack_digest('cpu'))"
 LOOKUPS = 15
 """Fresh processes for each kind of answer and each history; the best counts."""
@@ -127,13 +130,12 @@ def generate(folder: str, trials: int, problems: int) -> None:
         history.record_stack(stack, stack_facts())
         history.connection.execute("PRAGMA synchronous = OFF")
         templates = [trial_columns(0, _trial(number)) for number in range(each)]
-        for first in range(0, problems, 500):
+        chunks = range(0, problems, AT_ONCE)
+        for first in track(chunks, f"{problems:,} problems", console=Console(stderr=True)):
             with history.writing() as connection:
-                for number in range(first, min(first + 500, problems)):
+                for number in range(first, min(first + AT_ONCE, problems)):
                     _study(connection, number, device, stack, templates)
                 mark_stale(connection)
-            print(f"\r{min(first + 500, problems):,} of {problems:,} problems", end="", file=sys.stderr)
-        print(file=sys.stderr)
         history.publish("first")
 
 

@@ -43,6 +43,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.progress import track
+
 # One thread per run: runs side by side would fight over the cores, and times per proposal would mean less.
 for knob in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(knob, "1")
@@ -178,14 +181,10 @@ def _complete(
                 pool.submit(run, method, path, seed, evaluations, prior): (path, seed)
                 for path, seed, prior in due
             }
-            for number, future in enumerate(as_completed(running), start=1):
+            console = Console(stderr=True, quiet=not due)
+            for future in track(as_completed(running), METHODS[method].label, len(due), console=console):
                 path, seed = running[future]
                 store.put(method, path, seed, evaluations, future.result())
-                print(
-                    f"\r{METHODS[method].label}: {number} of {len(due)} ", end="", file=sys.stderr, flush=True
-                )
-            if due:
-                print(file=sys.stderr)
 
 
 def _arguments() -> argparse.Namespace:

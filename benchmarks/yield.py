@@ -23,6 +23,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from rich.console import Console
+from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -72,14 +74,12 @@ def main() -> int:
     found: dict[str, list[float]] = {"worker gone": [], "all gone": [], "answer": []}
     with RunningDaemon(settings) as daemon:
         ask(Ask([Wanted("linear", problem) for problem in PROBLEMS]))
-        for number in range(options.times):
+        for _ in track(range(options.times), "interrupted", console=Console(stderr=True)):
             processes = _running_study(daemon)
             time.sleep(draw.uniform(0.0, 2.0))
             seconds = _by_lease(processes) if options.cause == "lease" else _by_foreign(processes)
             for name, value in seconds.items():
                 found[name].append(value)
-            print(f"\r{number + 1}/{options.times}", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
     return _report(options.cause, options.watch_seconds, found)
 
 

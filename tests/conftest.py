@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 # Before anything imports the standard library's distutils: Inductor's compiler loads setuptools, which
@@ -10,3 +11,6 @@ import setuptools  # noqa: F401
 
 # A shell lets what it starts in the background ignore Ctrl-C, and what is tested would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Tests share the cores: a thread that spins while it waits for work takes them from the others.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

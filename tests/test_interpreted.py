@@ -12,8 +12,9 @@ FOLDER = Path(__file__).parent / "interpreted"
 
 @pytest.mark.timeout(900)
 def test_kernels_are_right_in_the_interpreter():
-    """All in one process: importing torch and Triton takes longer than most files."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER)]
+    """In two processes: importing torch and Triton takes longer than most files."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-n", "2", "--dist", "worksteal", str(FOLDER)]
     # Arrays of an interpreted program are small: threads for each of their operations only get in the way.
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, cwd=FOLDER.parents[1], capture_output=True, text=True)

@@ -87,7 +87,9 @@ def test_a_load_counts_and_names_what_it_measured(spec, tmp_path, servers_left):
         (("--misbehave", "stall", "--after", "6"), {}, "hung", "no answer within 2 s"),
     ],
 )
-def test_a_server_that_fails_ends_its_trial_with_a_verdict(spec, arguments, how, verdict, reason, servers_left):
+def test_a_server_that_fails_ends_its_trial_with_a_verdict(
+    spec, arguments, how, verdict, reason, servers_left
+):
     """The reason says what it did, and none of its processes is left."""
     with pytest.raises(TrialError) as told:
         tried(spec(*arguments, **how))
