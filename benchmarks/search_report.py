@@ -100,7 +100,8 @@ def tables(landscapes: Sequence[Landscape], results: Results) -> list[Table]:
             label += f" ({len(rows)} landscapes)"
         summary.append((label, overall(rows)))
     together = (f"overall, {len(landscapes)} landscape(s)", COLUMNS, summary)
-    return [together, reaching(landscapes, results), lagging(landscapes, results), *per_landscape]
+    made = [together, reaching(landscapes, results), lagging(landscapes, results), *per_landscape]
+    return [table for table in made if table[-1]]
 
 
 def reaching(landscapes: Sequence[Landscape], results: Results) -> Table:
