@@ -47,6 +47,8 @@ tune: $(INSTALLED)
 	@AUTOTUNE_STATE_DIR="$(STATE)" $(BIN)/python -c \
 		'import autotune; print(autotune.get_best_config("linear", m=16, n=2112, k=7168).explain())'
 
+# Hundreds of processes import the same modules: they compile them once, whatever the caller's environment says.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not browser"
 

@@ -54,7 +54,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("db", "check"),
     ("best", "linear", "-p", "m=16,n=7168,k=2048"),
     ("export", "bundle", "--to", "{file}", "--trials"),
-    ("export", "optuna", "--to", "sqlite:///{file}"),
+    ("export", "optuna", "--to", "sqlite:///{file}", "--limit", "2"),
 )
 WRITING: tuple[tuple[str, ...], ...] = (
     ("rollback",),
@@ -310,7 +310,7 @@ def survives(sound: Path, folder: Path, data: st.DataObject, monkeypatch: pytest
         look_up()
 
 
-FEW = settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - what everybody calls it
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
 
 from autotune.workloads.base import Cost, Workload
 from autotune.workloads.native_attention import Tiling, Widths, attention_kernel, native_attention
@@ -150,6 +149,13 @@ def _sdpa(problem: Problem, configuration: Mapping[str, Any]) -> Kernel:
     return attend_with
 
 
+def _lower_right(q_len: int, kv_len: int) -> Any:
+    """The mask whose diagonal ends at the last key; its module takes seconds to import."""
+    from torch.nn.attention.bias import causal_lower_right
+
+    return causal_lower_right(q_len, kv_len)
+
+
 def _sdpa_backend(backend: SDPBackend) -> Callable[[Problem, Mapping[str, Any]], Kernel]:
     """scaled_dot_product_attention by one of torch's backends; one that cannot do it raises when it runs."""
 
@@ -158,7 +164,7 @@ def _sdpa_backend(backend: SDPBackend) -> Callable[[Problem, Mapping[str, Any]],
         repeats = configuration["kv_heads_as"] == "repeated"
         is_causal = _masks(problem) and q_len == kv_len
         # Aligns the last query with the last key, without a mask in memory.
-        bias: Any = causal_lower_right(q_len, kv_len) if _masks(problem) and not is_causal else None
+        bias = _lower_right(q_len, kv_len) if _masks(problem) and not is_causal else None
 
         def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
             if repeats:

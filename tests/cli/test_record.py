@@ -89,7 +89,7 @@ def test_another_declaration_of_the_space_is_recorded(environment, tmp_path) -> 
 @pytest.mark.parametrize("sent", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_what_was_recorded_survives_ctrl_c_and_kill(environment, tmp_path, sent) -> None:
     environment["AUTOTUNE_CONFIG"] = str(tmp_path / "slow.toml")
-    (tmp_path / "slow.toml").write_text("[measure]\nscreen_seconds = 3.0\n")
+    (tmp_path / "slow.toml").write_text("[measure]\nscreen_seconds = 1.5\n")
     file = tmp_path / "softmax.json"
     process = subprocess.Popen(
         [sys.executable, "-m", "autotune", *WORDS, "--out", str(file)],

@@ -138,7 +138,7 @@ def test_a_study_ends_by_its_deadline_though_a_trial_would_not(worker, history) 
     )
     proposed = [{"implementation": "packed"}, {"implementation": "slowed", "seconds": 600.0}]
     worker.prepare(space.problem, seed=0)
-    budget = Budget(600.0, None, 0.05, 0.003, deadline=time.monotonic() + 25.0)
+    budget = Budget(600.0, None, 0.05, 0.003, deadline=time.monotonic() + 15.0)
     study = study_of(space, worker, history, budget=budget, hints=proposed)
     study.run()
     verdicts = [one.verdict for one in history.trials(study.id)]
@@ -163,7 +163,7 @@ def test_a_study_without_time_for_a_trial_decides_nothing(worker, history) -> No
 def test_a_study_resumes_with_what_was_tried_and_keeps_its_incumbent(worker, history) -> None:
     space = space_of({"implementation": "slowed", "seconds": 0.04}, slowed=SLOWED)
     rules = Rules(margin=0.05)
-    budget = Budget(seconds=60.0, trials=2, screen_seconds=0.2, final_share=0.1)
+    budget = Budget(seconds=30.0, trials=2, screen_seconds=0.2, final_share=0.1)
     first = study_of(space, worker, history, budget=budget, rules=rules)
     before = first.run()
     second = study_of(space, worker, history, budget=budget, rules=rules)
