@@ -83,7 +83,7 @@ class Conformance:
     @classmethod
     def declared_problems(cls) -> list[Problem]:
         """The problems, defaults filled in."""
-        declaration = load_declaration(cls.workload)
+        declaration = _declaration(cls.workload)
         return [declaration.problem(dimensions) for dimensions in cls.problems]
 
     @classmethod
@@ -149,9 +149,13 @@ class Conformance:
         assert isinstance(getattr(torch, cost.dtype), torch.dtype)
 
 
+_declaration = cache(load_declaration)
+
+
+@cache
 def space_of(problem: Problem, max_error: float | None = None) -> SearchSpace:
     """The search space of a problem on this machine."""
-    return SearchSpace.build(load_declaration(problem.workload), problem, cpu_facts(), max_error)
+    return SearchSpace.build(_declaration(problem.workload), problem, cpu_facts(), max_error)
 
 
 def _covering(problem: Problem, seen: set[tuple[Any, ...]], slow: frozenset[str]) -> Iterator[Case]:
