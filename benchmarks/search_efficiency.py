@@ -16,7 +16,8 @@ Methods (`--only` takes the names, comma-separated):
     shuffled     as transfer, but the times of those searches are shuffled: a prior that misleads
     foreign      our sampler, given the cold searches of the same seed on another kernel (the next by name),
                  whose parameters are taken for this kernel's in their order: else they would say nothing
-    tpe gp       Optuna's samplers over categorical parameters, what is invalid or failed told as pruned
+    tpe gp       Optuna's samplers over categorical parameters, what is invalid or failed told to TPE as
+                 pruned, and to the GP, which would learn nothing of that, as the worst value so far
     random       valid configurations in random order
     kt-ga kt-greywolf kt-vndx      Kernel Tuner in simulation mode, where it is installed
 

@@ -99,14 +99,23 @@ def random_search(replay: Replay, seed: int) -> None:
     raise BudgetSpentError
 
 
-def optuna_search(sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Callable[[Replay, int], None]:
-    """An Optuna sampler over categorical parameters; what is invalid or failed is told as pruned."""
+def optuna_search(
+    sampler: Callable[[int], optuna.samplers.BaseSampler], pruned: bool
+) -> Callable[[Replay, int], None]:
+    """An Optuna sampler over categorical parameters.
+
+    Args:
+        sampler: makes it from a seed.
+        pruned: what is invalid or failed is told so, else as the worst value so far: a sampler that learns
+            nothing of pruned trials would propose it for ever.
+    """
 
     def search(replay: Replay, seed: int) -> None:
         pool = replay.landscape.pool
         with warnings.catch_warnings(), replay.thinking():
             warnings.simplefilter("ignore")
             study = optuna.create_study(sampler=sampler(seed))
+        worst = np.nan
         while True:
             with warnings.catch_warnings(), replay.thinking():
                 warnings.simplefilter("ignore")
@@ -114,10 +123,12 @@ def optuna_search(sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Call
                 chosen = _suggest(trial, pool)
             value = replay.evaluate(pool.find(chosen))
             with replay.thinking():
-                if np.isnan(value):
+                worst = float(np.fmax(worst, value))
+                told = worst if np.isnan(value) and not pruned else value
+                if np.isnan(told):
                     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 else:
-                    study.tell(trial, value)
+                    study.tell(trial, told)
 
     return search
 
@@ -215,7 +226,7 @@ METHODS = {
     "shuffled": Method("autotune, with those studies' times shuffled"),
     "foreign": Method("autotune, with another kernel's studies"),
     "tpe": Method("Optuna TPE, categorical, pruned"),
-    "gp": Method("Optuna GP, categorical, pruned", needs="torch", seeds=2),
+    "gp": Method("Optuna GP, categorical, invalid as the worst", needs="torch", seeds=2),
     "random": Method("random"),
     "kt-ga": Method("Kernel Tuner genetic algorithm", needs="kernel_tuner"),
     "kt-greywolf": Method("Kernel Tuner adaptive tabu grey wolf", needs="kernel_tuner"),
@@ -246,8 +257,8 @@ def run(
     """
     replay = Replay(read_landscape(path), evaluations)
     search = {
-        "tpe": optuna_search(lambda s: optuna.samplers.TPESampler(seed=s)),
-        "gp": optuna_search(lambda s: optuna.samplers.GPSampler(seed=s)),
+        "tpe": optuna_search(lambda s: optuna.samplers.TPESampler(seed=s), pruned=True),
+        "gp": optuna_search(lambda s: optuna.samplers.GPSampler(seed=s), pruned=False),
         "random": random_search,
         **{key: kernel_tuner_search(strategy, path) for key, strategy in STRATEGIES.items()},
     }.get(name)
