@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent / "interpreted"
 
 @pytest.mark.timeout(900)
 def test_kernels_are_right_in_the_interpreter():
-    """In two processes: importing torch and Triton takes longer than most files."""
+    """In two processes for all files: importing torch and Triton takes longer than most files."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["-n", "2", "--dist", "worksteal", str(FOLDER)]
     # Arrays of an interpreted program are small: threads for each of their operations only get in the way.

@@ -188,6 +188,17 @@ def test_imported_trials_are_where_a_search_begins(here: Path, made: bytes) -> N
         assert [] == list(FromBundles(history, gpu(), STACK)(problem(16), LATENCY))
 
 
+def test_studies_of_this_family_are_not_crowded_out(here: Path, made: bytes, monkeypatch) -> None:
+    monkeypatch.setattr("autotune.search.transfer.MOST_READ", 1)
+    content, digest = bundles.read(made, "x")
+    with open_history(str(here)) as history:
+        take(history, content, digest)
+        with history.writing() as connection:
+            latest = "(SELECT max(id) FROM imported_study)"
+            connection.execute(f"UPDATE imported_study SET family = 'arm' WHERE id = {latest}")
+        assert 1 == len(list(FromBundles(history, AnyDevice(digest="ab" * 8), STACK)(problem(16), LATENCY)))
+
+
 def test_paths_stay_at_home(tmp_path: Path) -> None:
     with open_history(str(tmp_path)) as history:
         record_host(history)
